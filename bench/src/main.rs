@@ -1,0 +1,3 @@
+//! Reproducible comparisons.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The applications of the demo and the scenarios.
+
+fn main() {}

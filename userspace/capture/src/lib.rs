@@ -1,0 +1,1 @@
+//! eBPF capture, network namespaces, cgroups, enrolment.

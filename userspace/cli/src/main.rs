@@ -1,0 +1,3 @@
+//! The command line: what istioctl is to Istio.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Resources to snapshot: validation, compilation, indices.

@@ -1,0 +1,1 @@
+//! Keys, certificates, CA and rotation.

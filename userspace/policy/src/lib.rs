@@ -1,0 +1,1 @@
+//! Pure decisions: routing, authorization, filters, balancing.

@@ -1,0 +1,1 @@
+//! Accept, detect, carry: the data plane.

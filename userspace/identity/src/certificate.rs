@@ -1,0 +1,198 @@
+//! One service account's certificate with its key, and the TLS configurations that it yields.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fairlead_types::SpiffeId;
+use rcgen::{
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ServerConfig};
+
+use crate::ca::{CaClient, CaError};
+use crate::svid::{PeerSvid, SvidError};
+use crate::tls::{self, TlsConfigError, Wire};
+use crate::trust::{TrustBundle, TrustError};
+
+/// A certificate of one service account, its private key (which never leaves this value) and the
+/// trust bundle that came with it.
+pub struct WorkloadCertificate {
+    svid: PeerSvid,
+    chain: Vec<CertificateDer<'static>>,
+    trust: TrustBundle,
+    key: Arc<CertifiedKey>,
+    native: Arc<ServerConfig>,
+    hbone: Arc<ServerConfig>,
+}
+
+/// Why a certificate could not be obtained.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// This node could not make a key or a request.
+    #[error("making a key and a signing request failed: {0}")]
+    Request(String),
+    /// The CA refused or could not be reached.
+    #[error("CA: {0}")]
+    Ca(#[from] CaError),
+    /// What the CA delivered is not a certificate for the identity that was asked for.
+    #[error("the CA delivered a certificate that cannot be used: {0}")]
+    Delivered(String),
+}
+
+impl From<SvidError> for IssueError {
+    fn from(e: SvidError) -> Self {
+        Self::Delivered(e.to_string())
+    }
+}
+
+impl From<TrustError> for IssueError {
+    fn from(e: TrustError) -> Self {
+        Self::Delivered(e.to_string())
+    }
+}
+
+impl From<TlsConfigError> for IssueError {
+    fn from(e: TlsConfigError) -> Self {
+        Self::Delivered(e.to_string())
+    }
+}
+
+impl WorkloadCertificate {
+    /// Makes a fresh key and has `ca` certify it for `id`.
+    ///
+    /// # Errors
+    /// [`IssueError`] says whether this node, the CA or its answer is to blame.
+    pub async fn issue(
+        ca: &dyn CaClient,
+        id: &SpiffeId,
+        ttl: Duration,
+        aliases: &[fairlead_types::TrustDomain],
+    ) -> Result<Self, IssueError> {
+        let request = |e: rcgen::Error| IssueError::Request(e.to_string());
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(request)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id.to_string().try_into().map_err(request)?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let csr = params.serialize_request(&key).map_err(request)?;
+        let signed = ca.sign(csr.der(), id, ttl).await?;
+
+        let trust = TrustBundle::new(&signed.roots, id.trust_domain(), aliases)?;
+        let leaf = signed
+            .chain
+            .first()
+            .ok_or_else(|| IssueError::Delivered("the chain is empty".into()))?;
+        let svid = PeerSvid::from_der(leaf)?;
+        if svid.id != *id {
+            return Err(IssueError::Delivered(format!("it is for {}, not {id}", svid.id)));
+        }
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let certified = CertifiedKey::from_der(signed.chain.clone(), der, tls::provider())
+            .map_err(|e| IssueError::Delivered(e.to_string()))?;
+        // `from_der` compares the keys where it can; an answer for another key must not pass.
+        certified.keys_match().map_err(|e| IssueError::Delivered(e.to_string()))?;
+        let certified = Arc::new(certified);
+        Ok(Self {
+            native: tls::server_config(&certified, &trust, Wire::Native)?,
+            hbone: tls::server_config(&certified, &trust, Wire::Hbone)?,
+            svid,
+            chain: signed.chain,
+            trust,
+            key: certified,
+        })
+    }
+
+    /// Whom the certificate speaks for.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.svid.id
+    }
+
+    /// Start of validity.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        self.svid.not_before
+    }
+
+    /// End of validity.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.svid.not_after
+    }
+
+    /// Serial number, lower-case hexadecimal.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.svid.serial
+    }
+
+    /// Whom this workload trusts.
+    #[must_use]
+    pub fn trust(&self) -> &TrustBundle {
+        &self.trust
+    }
+
+    /// The configuration for accepting sessions as this workload.
+    #[must_use]
+    pub fn server_config(&self, wire: Wire) -> Arc<ServerConfig> {
+        match wire {
+            Wire::Native => self.native.clone(),
+            Wire::Hbone => self.hbone.clone(),
+        }
+    }
+
+    /// The configuration for opening a session as this workload to one of `expected`.
+    ///
+    /// # Errors
+    /// Nobody is expected.
+    pub fn client_config(
+        &self,
+        wire: Wire,
+        expected: Arc<[SpiffeId]>,
+    ) -> Result<Arc<ClientConfig>, TlsConfigError> {
+        tls::client_config(&self.key, &self.trust, wire, expected)
+    }
+
+    /// The public facts.
+    #[must_use]
+    pub fn info(&self) -> CertificateInfo {
+        CertificateInfo {
+            id: self.svid.id.clone(),
+            serial: self.svid.serial.clone(),
+            not_before: self.svid.not_before,
+            not_after: self.svid.not_after,
+            chain_pem: self
+                .chain
+                .iter()
+                .map(|der| pem::encode(&pem::Pem::new("CERTIFICATE", der.as_ref())))
+                .collect(),
+        }
+    }
+}
+
+impl fmt::Debug for WorkloadCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkloadCertificate").field("svid", &self.svid).finish_non_exhaustive()
+    }
+}
+
+/// What the admin API shows of a certificate: everything but the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// Whom it speaks for.
+    pub id: SpiffeId,
+    /// Serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// Start of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+    /// Leaf first, then intermediates, PEM.
+    pub chain_pem: String,
+}

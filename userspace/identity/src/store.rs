@@ -1,0 +1,252 @@
+//! The certificates of this node: one per service account that has a pod here, renewed at a
+//! jittered half of its life, read without a lock on a connection's way.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use fairlead_types::{SpiffeId, TrustDomain};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::ca::CaClient;
+use crate::certificate::{CertificateInfo, WorkloadCertificate};
+use crate::random;
+
+/// First pause after a failed attempt; doubles up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// One attempt may take this long.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a store needs to know.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// How long certificates live.
+    pub ttl: Duration,
+    /// Further trust domains that peers may belong to (MeshConfig `trustDomainAliases`).
+    pub trust_domain_aliases: Vec<TrustDomain>,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(3600), trust_domain_aliases: Vec::new() }
+    }
+}
+
+/// Why there is no certificate to use now. A connection that needs it is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// No pod of this service account is on this node.
+    #[error("{0} has no pod on this node, so no certificate is held for it")]
+    NotHeld(SpiffeId),
+    /// The CA has not delivered yet.
+    #[error("no certificate for {id} yet: {reason}")]
+    Missing {
+        /// For whom.
+        id: SpiffeId,
+        /// The last failure, or that the request is under way.
+        reason: String,
+    },
+    /// It could not be renewed in time.
+    #[error("the certificate of {id} has expired and could not be renewed: {reason}")]
+    Expired {
+        /// For whom.
+        id: SpiffeId,
+        /// The last failure.
+        reason: String,
+    },
+}
+
+type Slots = HashMap<SpiffeId, Arc<Slot>, foldhash::fast::RandomState>;
+
+/// Holds and renews the certificates of the service accounts that have pods here.
+pub struct IdentityStore {
+    ca: Arc<dyn CaClient>,
+    settings: StoreSettings,
+    slots: ArcSwap<Slots>,
+    changing: Mutex<()>,
+}
+
+struct Slot {
+    id: SpiffeId,
+    current: ArcSwapOption<WorkloadCertificate>,
+    failure: ArcSwapOption<String>,
+    delivered: Notify,
+    renewal: Mutex<Option<AbortHandle>>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(task) = self.renewal.get_mut().take() {
+            task.abort();
+        }
+    }
+}
+
+impl Slot {
+    fn reason(&self) -> String {
+        let failure = self.failure.load();
+        failure.as_ref().map_or_else(|| "the request is under way".into(), |f| f.as_ref().clone())
+    }
+
+    fn certificate(&self) -> Result<Arc<WorkloadCertificate>, CertificateError> {
+        match self.current.load_full() {
+            None => Err(CertificateError::Missing { id: self.id.clone(), reason: self.reason() }),
+            Some(c) if c.not_after() <= SystemTime::now() => {
+                Err(CertificateError::Expired { id: self.id.clone(), reason: self.reason() })
+            }
+            Some(c) => Ok(c),
+        }
+    }
+}
+
+impl IdentityStore {
+    /// A store that asks `ca`; it holds nothing until [`IdentityStore::retain`].
+    #[must_use]
+    pub fn new(ca: Arc<dyn CaClient>, settings: StoreSettings) -> Arc<Self> {
+        Arc::new(Self {
+            ca,
+            settings,
+            slots: ArcSwap::from_pointee(Slots::default()),
+            changing: Mutex::new(()),
+        })
+    }
+
+    /// Holds certificates of exactly `ids` from now on: keys of others are dropped, new ones are
+    /// made. Needs a tokio runtime around it.
+    pub fn retain(&self, ids: &HashSet<SpiffeId>) {
+        let _changing = self.changing.lock();
+        let old = self.slots.load();
+        let mut new = Slots::default();
+        for id in ids {
+            let slot = old.get(id).cloned().unwrap_or_else(|| self.start(id));
+            new.insert(id.clone(), slot);
+        }
+        self.slots.store(Arc::new(new));
+        // A renewal under way holds its slot alive; it is ended here, with its key.
+        for (id, slot) in old.iter() {
+            if !ids.contains(id)
+                && let Some(task) = slot.renewal.lock().take()
+            {
+                task.abort();
+            }
+        }
+    }
+
+    fn start(&self, id: &SpiffeId) -> Arc<Slot> {
+        let slot = Arc::new(Slot {
+            id: id.clone(),
+            current: ArcSwapOption::empty(),
+            failure: ArcSwapOption::empty(),
+            delivered: Notify::new(),
+            renewal: Mutex::new(None),
+        });
+        let task =
+            tokio::spawn(renew(self.ca.clone(), self.settings.clone(), Arc::downgrade(&slot)));
+        *slot.renewal.lock() = Some(task.abort_handle());
+        slot
+    }
+
+    /// The certificate of `id`, if there is a valid one at this moment. Takes no lock.
+    ///
+    /// # Errors
+    /// [`CertificateError`] says why there is none; the connection has to be refused.
+    pub fn certificate(&self, id: &SpiffeId) -> Result<Arc<WorkloadCertificate>, CertificateError> {
+        match self.slots.load().get(id) {
+            Some(slot) => slot.certificate(),
+            None => Err(CertificateError::NotHeld(id.clone())),
+        }
+    }
+
+    /// As [`IdentityStore::certificate`], but waits up to `patience` for the first delivery: a
+    /// pod's first connection may come before the CA has answered.
+    ///
+    /// # Errors
+    /// As [`IdentityStore::certificate`].
+    pub async fn certificate_within(
+        &self,
+        id: &SpiffeId,
+        patience: Duration,
+    ) -> Result<Arc<WorkloadCertificate>, CertificateError> {
+        let Some(slot) = self.slots.load().get(id).cloned() else {
+            return Err(CertificateError::NotHeld(id.clone()));
+        };
+        // Registered before looking, so that a delivery in between is not missed.
+        let mut delivered = std::pin::pin!(slot.delivered.notified());
+        delivered.as_mut().enable();
+        match slot.certificate() {
+            Ok(certificate) => return Ok(certificate),
+            Err(CertificateError::NotHeld(_)) => {}
+            Err(CertificateError::Missing { .. } | CertificateError::Expired { .. }) => {
+                // Which of the two happened (delivery or time out) shows in what is there now.
+                let _ = tokio::time::timeout(patience, delivered).await;
+            }
+        }
+        slot.certificate()
+    }
+
+    /// What is held, for the admin API; each with the last renewal failure, if the last renewal
+    /// failed.
+    #[must_use]
+    pub fn held(&self) -> Vec<(SpiffeId, Option<CertificateInfo>, Option<String>)> {
+        let slots = self.slots.load();
+        let mut held: Vec<_> = slots
+            .iter()
+            .map(|(id, slot)| {
+                let info = slot.current.load().as_ref().map(|c| c.info());
+                let failure = slot.failure.load().as_ref().map(|f| f.as_ref().clone());
+                (id.clone(), info, failure)
+            })
+            .collect();
+        held.sort_by(|a, b| a.0.cmp(&b.0));
+        held
+    }
+}
+
+/// Obtains and renews one certificate until its slot is gone.
+async fn renew(ca: Arc<dyn CaClient>, settings: StoreSettings, slot: std::sync::Weak<Slot>) {
+    let mut backoff = MIN_BACKOFF;
+    loop {
+        let Some(id) = slot.upgrade().map(|s| s.id.clone()) else { return };
+        let issue = WorkloadCertificate::issue(
+            ca.as_ref(),
+            &id,
+            settings.ttl,
+            &settings.trust_domain_aliases,
+        );
+        let result = match tokio::time::timeout(ATTEMPT_TIMEOUT, issue).await {
+            Ok(result) => result.map_err(|e| e.to_string()),
+            Err(_) => Err(format!("the CA did not answer within {ATTEMPT_TIMEOUT:?}")),
+        };
+        let Some(slot) = slot.upgrade() else { return };
+        let pause = match result {
+            Ok(certificate) => {
+                tracing::info!(%id, serial = certificate.serial(), "certificate issued");
+                backoff = MIN_BACKOFF;
+                // The CA may have granted less than was asked for.
+                let life = certificate
+                    .not_after()
+                    .duration_since(SystemTime::now())
+                    .unwrap_or_default()
+                    .min(settings.ttl);
+                slot.current.store(Some(Arc::new(certificate)));
+                slot.failure.store(None);
+                slot.delivered.notify_waiters();
+                life.mul_f64(random::factor(0.45, 0.55)).max(MIN_BACKOFF)
+            }
+            Err(reason) => {
+                tracing::warn!(%id, %reason, retry_in = ?backoff, "no certificate");
+                slot.failure.store(Some(Arc::new(reason)));
+                let pause = backoff.mul_f64(random::factor(0.5, 1.0));
+                // With short lifetimes a long pause would be an outage.
+                backoff = (backoff * 2).min(MAX_BACKOFF).min((settings.ttl / 8).max(MIN_BACKOFF));
+                pause
+            }
+        };
+        drop(slot);
+        tokio::time::sleep(pause).await;
+    }
+}

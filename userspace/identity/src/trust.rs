@@ -1,0 +1,64 @@
+//! Whom the mesh trusts: root certificates and the trust domains that they may speak for.
+
+use std::sync::Arc;
+
+use fairlead_types::TrustDomain;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+
+/// Root certificates together with the trust domains that are accepted under them
+/// (MeshConfig `trustDomain` and `trustDomainAliases`). Never without a root or a domain.
+#[derive(Clone, Debug)]
+pub struct TrustBundle {
+    roots: Arc<RootCertStore>,
+    domains: Arc<[TrustDomain]>,
+}
+
+/// Why there is no bundle. To blame: the CA that delivered the roots.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// No root at all.
+    #[error("the CA delivered no root certificate")]
+    NoRoot,
+    /// A root is not a certificate.
+    #[error("a root certificate is not usable: {0}")]
+    BadRoot(rustls::Error),
+}
+
+impl TrustBundle {
+    /// A bundle of `roots` for `domain` and its `aliases`.
+    ///
+    /// # Errors
+    /// No root, or one that cannot be parsed.
+    pub fn new(
+        roots: &[CertificateDer<'static>],
+        domain: &TrustDomain,
+        aliases: &[TrustDomain],
+    ) -> Result<Self, TrustError> {
+        if roots.is_empty() {
+            return Err(TrustError::NoRoot);
+        }
+        let mut store = RootCertStore::empty();
+        for root in roots {
+            store.add(root.clone()).map_err(TrustError::BadRoot)?;
+        }
+        let domains = std::iter::once(domain).chain(aliases).cloned().collect();
+        Ok(Self { roots: Arc::new(store), domains })
+    }
+
+    /// Whether identities of `domain` are of this mesh.
+    #[must_use]
+    pub fn accepts(&self, domain: &TrustDomain) -> bool {
+        self.domains.contains(domain)
+    }
+
+    /// The accepted trust domains, the mesh's own first.
+    #[must_use]
+    pub fn domains(&self) -> &[TrustDomain] {
+        &self.domains
+    }
+
+    pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
+        &self.roots
+    }
+}

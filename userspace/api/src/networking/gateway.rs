@@ -1,0 +1,124 @@
+//! Istio `networking/v1.Gateway`.
+
+use serde::Deserialize;
+
+use crate::{Object, StringMap};
+
+/// A load balancer at the edge of the mesh.
+pub type Gateway = Object<GatewaySpec>;
+
+/// `spec` of a [`Gateway`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewaySpec {
+    /// What it serves.
+    pub servers: Vec<Server>,
+    /// Labels of the pods that serve it.
+    pub selector: StringMap,
+}
+
+/// `Server`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Server {
+    /// Port to listen on.
+    pub port: Option<Port>,
+    /// Address or socket to bind.
+    pub bind: String,
+    /// Names served: `namespace/name`, wildcards allowed.
+    pub hosts: Vec<String>,
+    /// TLS.
+    pub tls: Option<ServerTlsSettings>,
+    /// Default destination of the protocol; not implemented by Istio.
+    pub default_endpoint: String,
+    /// Name, unique among all servers.
+    pub name: String,
+}
+
+/// `Port`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Port {
+    /// Number.
+    pub number: u32,
+    /// Protocol: HTTP, HTTPS, GRPC, HTTP2, MONGO, TCP or TLS.
+    pub protocol: String,
+    /// Name.
+    pub name: String,
+    /// Deprecated, without effect.
+    pub target_port: u32,
+}
+
+/// `ServerTLSSettings`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServerTlsSettings {
+    /// Answer plain HTTP with a redirect to HTTPS.
+    pub https_redirect: bool,
+    /// Mode.
+    pub mode: ServerTlsMode,
+    /// File of the server certificate.
+    pub server_certificate: String,
+    /// File of its key.
+    pub private_key: String,
+    /// File of the CAs that verify clients.
+    pub ca_certificates: String,
+    /// File of revoked certificates.
+    pub ca_crl: String,
+    /// Secret that holds certificate and key.
+    pub credential_name: String,
+    /// Secrets that hold certificates and keys.
+    pub credential_names: Vec<String>,
+    /// Names of which the client's certificate must carry one.
+    pub subject_alt_names: Vec<String>,
+    /// SPKI hashes of accepted client certificates.
+    pub verify_certificate_spki: Vec<String>,
+    /// Hashes of accepted client certificates.
+    pub verify_certificate_hash: Vec<String>,
+    /// Least version.
+    pub min_protocol_version: TlsProtocolVersion,
+    /// Greatest version.
+    pub max_protocol_version: TlsProtocolVersion,
+    /// Cipher suites.
+    pub cipher_suites: Vec<String>,
+}
+
+/// `ServerTLSSettings.TLSmode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ServerTlsMode {
+    /// By SNI to a VirtualService, not terminated.
+    #[default]
+    Passthrough,
+    /// Terminated.
+    Simple,
+    /// Terminated, with a client certificate.
+    Mutual,
+    /// By SNI to the service named in it.
+    AutoPassthrough,
+    /// Mesh identity on both sides.
+    IstioMutual,
+    /// Terminated, with a client certificate that may be absent.
+    OptionalMutual,
+}
+
+/// `ServerTLSSettings.TLSProtocol`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum TlsProtocolVersion {
+    /// The proxy's default.
+    #[default]
+    #[serde(rename = "TLS_AUTO")]
+    Auto,
+    /// TLS 1.0.
+    #[serde(rename = "TLSV1_0")]
+    V1_0,
+    /// TLS 1.1.
+    #[serde(rename = "TLSV1_1")]
+    V1_1,
+    /// TLS 1.2.
+    #[serde(rename = "TLSV1_2")]
+    V1_2,
+    /// TLS 1.3.
+    #[serde(rename = "TLSV1_3")]
+    V1_3,
+}

@@ -1,0 +1,212 @@
+//! What a `VirtualService` does to a request: redirect, rewrite, retry, fault, mirror, CORS,
+//! headers (Istio `networking/v1`, messages of the same names).
+
+use serde::Deserialize;
+
+use super::Destination;
+use crate::{Percent, ProtoDuration, StringMap, StringMatch};
+
+/// `HTTPRedirect`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRedirect {
+    /// New path.
+    pub uri: String,
+    /// New authority.
+    pub authority: String,
+    /// New port; at most one of this and `derivePort`.
+    pub port: Option<u32>,
+    /// How the port is found.
+    pub derive_port: Option<DerivePort>,
+    /// New scheme.
+    pub scheme: String,
+    /// Status; 301 if unset.
+    pub redirect_code: u32,
+}
+
+/// `HTTPRedirect.RedirectPortSelection`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum DerivePort {
+    /// 80 for http, 443 for https.
+    #[default]
+    FromProtocolDefault,
+    /// The port of the request.
+    FromRequestPort,
+}
+
+/// `HTTPDirectResponse`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpDirectResponse {
+    /// Status.
+    pub status: u32,
+    /// Body; empty if absent.
+    pub body: Option<HttpResponseBody>,
+}
+
+/// `HTTPBody`: one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpResponseBody {
+    /// Body as text.
+    pub string: Option<String>,
+    /// Body as base64.
+    pub bytes: Option<String>,
+}
+
+/// `Delegate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Delegate {
+    /// Name of the VirtualService.
+    pub name: String,
+    /// Its namespace; the delegating one's if empty.
+    pub namespace: String,
+}
+
+/// `HTTPRewrite`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRewrite {
+    /// Replaces the path, or the matched prefix if the match was by prefix.
+    pub uri: String,
+    /// Replaces `Host`/`:authority`.
+    pub authority: String,
+    /// Rewrites the path by a regular expression; not with `uri`.
+    pub uri_regex_rewrite: Option<RegexRewrite>,
+}
+
+/// `RegexRewrite`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegexRewrite {
+    /// RE2 expression.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Replacement; `\1` is the first group.
+    pub rewrite: String,
+}
+
+/// `HTTPRetry`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRetry {
+    /// How many retries; 0 turns them off.
+    pub attempts: i32,
+    /// Limit of each attempt, the first included; the route's timeout if absent.
+    pub per_try_timeout: Option<ProtoDuration>,
+    /// Conditions, comma-separated: Envoy's names and status codes.
+    pub retry_on: String,
+    /// Whether other localities are tried.
+    pub retry_remote_localities: Option<bool>,
+    /// Whether hosts that failed are avoided; true if absent.
+    pub retry_ignore_previous_hosts: Option<bool>,
+    /// Base of the exponential pause; 25 ms if absent.
+    pub backoff: Option<ProtoDuration>,
+}
+
+/// `HTTPFaultInjection`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Fault {
+    /// Delays before forwarding.
+    pub delay: Option<FaultDelay>,
+    /// Answers with an error instead of forwarding.
+    pub abort: Option<FaultAbort>,
+}
+
+/// `HTTPFaultInjection.Delay`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FaultDelay {
+    /// Deprecated: share of requests in whole percent.
+    pub percent: Option<i32>,
+    /// How long.
+    pub fixed_delay: Option<ProtoDuration>,
+    /// Mean of an exponential distribution; Istio never implemented it.
+    pub exponential_delay: Option<ProtoDuration>,
+    /// Share of requests; all if absent.
+    pub percentage: Option<Percent>,
+}
+
+/// `HTTPFaultInjection.Abort`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FaultAbort {
+    /// HTTP status of the answer; exactly one of the three errors is set.
+    pub http_status: Option<i32>,
+    /// gRPC status name of the answer, such as `UNAVAILABLE`.
+    pub grpc_status: Option<String>,
+    /// HTTP/2 error; Istio never implemented it.
+    pub http2_error: Option<String>,
+    /// Share of requests; all if absent.
+    pub percentage: Option<Percent>,
+}
+
+/// `HTTPMirrorPolicy`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpMirrorPolicy {
+    /// Who gets the copies.
+    pub destination: Option<Destination>,
+    /// Share of requests; all if absent.
+    pub percentage: Option<Percent>,
+}
+
+/// `CorsPolicy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CorsPolicy {
+    /// Deprecated: exact origins.
+    pub allow_origin: Vec<String>,
+    /// Origins.
+    pub allow_origins: Vec<StringMatch>,
+    /// `Access-Control-Allow-Methods`.
+    pub allow_methods: Vec<String>,
+    /// `Access-Control-Allow-Headers`.
+    pub allow_headers: Vec<String>,
+    /// `Access-Control-Expose-Headers`.
+    pub expose_headers: Vec<String>,
+    /// `Access-Control-Max-Age`.
+    pub max_age: Option<ProtoDuration>,
+    /// `Access-Control-Allow-Credentials`.
+    pub allow_credentials: Option<bool>,
+    /// What happens to a preflight of an origin that is not allowed.
+    pub unmatched_preflights: UnmatchedPreflights,
+}
+
+/// `CorsPolicy.UnmatchedPreflights`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum UnmatchedPreflights {
+    /// FORWARD.
+    #[default]
+    Unspecified,
+    /// Goes to the upstream.
+    Forward,
+    /// Is answered without CORS headers.
+    Ignore,
+}
+
+/// `Headers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Headers {
+    /// Changes before the request is forwarded.
+    pub request: Option<HeaderOperations>,
+    /// Changes before the response is returned.
+    pub response: Option<HeaderOperations>,
+}
+
+/// `Headers.HeaderOperations`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeaderOperations {
+    /// Overwrites.
+    pub set: StringMap,
+    /// Appends.
+    pub add: StringMap,
+    /// Removes.
+    pub remove: Vec<String>,
+}

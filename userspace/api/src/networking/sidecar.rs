@@ -1,0 +1,115 @@
+//! Istio `networking/v1.Sidecar`: what a workload listens to and what it may reach.
+
+use serde::Deserialize;
+
+use super::{ClientTlsSettings, ConnectionPoolSettings, Destination, ServerTlsSettings};
+use crate::{Object, StringMap};
+
+/// Scope of a workload's configuration.
+pub type Sidecar = Object<SidecarSpec>;
+
+/// `spec` of a [`Sidecar`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SidecarSpec {
+    /// The workloads; all of the namespace if absent.
+    pub workload_selector: Option<LabelSelector>,
+    /// Inbound listeners.
+    pub ingress: Vec<IngressListener>,
+    /// Services that are reachable.
+    pub egress: Vec<EgressListener>,
+    /// Unknown destinations.
+    pub outbound_traffic_policy: Option<SidecarOutboundPolicy>,
+    /// Connection limits of the application.
+    pub inbound_connection_pool: Option<ConnectionPoolSettings>,
+}
+
+/// Networking's `WorkloadSelector`, which writes `labels`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LabelSelector {
+    /// Labels that must all be there.
+    pub labels: StringMap,
+}
+
+/// `IstioIngressListener`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct IngressListener {
+    /// Port.
+    pub port: Option<SidecarPort>,
+    /// Address.
+    pub bind: String,
+    /// How traffic is captured.
+    pub capture_mode: CaptureMode,
+    /// Where the application listens.
+    pub default_endpoint: String,
+    /// TLS that ends here.
+    pub tls: Option<ServerTlsSettings>,
+    /// Connection limits of this port.
+    pub connection_pool: Option<ConnectionPoolSettings>,
+}
+
+/// `IstioEgressListener`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EgressListener {
+    /// Port.
+    pub port: Option<SidecarPort>,
+    /// Address.
+    pub bind: String,
+    /// How traffic is captured.
+    pub capture_mode: CaptureMode,
+    /// `namespace/name` of the services; `./*`, `*/*`, `~/*`.
+    pub hosts: Vec<String>,
+}
+
+/// `SidecarPort`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SidecarPort {
+    /// Number.
+    pub number: u32,
+    /// Protocol.
+    pub protocol: String,
+    /// Name.
+    pub name: String,
+    /// Deprecated, without effect.
+    pub target_port: u32,
+}
+
+/// `CaptureMode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum CaptureMode {
+    /// As the environment says.
+    #[default]
+    Default,
+    /// By redirection.
+    Iptables,
+    /// Not captured.
+    None,
+}
+
+/// Sidecar's `OutboundTrafficPolicy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SidecarOutboundPolicy {
+    /// Mode.
+    pub mode: SidecarOutboundMode,
+    /// Where unknown traffic goes instead.
+    pub egress_proxy: Option<Destination>,
+    /// TLS to it.
+    pub tls: Option<ClientTlsSettings>,
+}
+
+/// `OutboundTrafficPolicy.Mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum SidecarOutboundMode {
+    /// Only the registry.
+    #[default]
+    RegistryOnly,
+    /// Everything.
+    AllowAny,
+}

@@ -1,0 +1,163 @@
+//! Istio `networking/v1.VirtualService`.
+
+use serde::Deserialize;
+
+use super::{
+    CorsPolicy, Delegate, Fault, Headers, HttpDirectResponse, HttpMatch, HttpMirrorPolicy,
+    HttpRedirect, HttpRetry, HttpRewrite, PortSelector,
+};
+use crate::{Object, Percent, ProtoDuration, StringMap};
+
+/// Routing of one or more hosts.
+pub type VirtualService = Object<VirtualServiceSpec>;
+
+/// `spec` of a [`VirtualService`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VirtualServiceSpec {
+    /// Destinations as the client addresses them: short name (of the rule's namespace), FQDN,
+    /// `*.` wildcard, or IP address. Empty only in a delegate.
+    pub hosts: Vec<String>,
+    /// Gateways it applies to (`namespace/name`), and `mesh` for traffic within the mesh, which
+    /// is what an empty list means.
+    pub gateways: Vec<String>,
+    /// HTTP routes; the first that matches is taken.
+    pub http: Vec<HttpRoute>,
+    /// Routes of passed-through TLS by SNI.
+    pub tls: Vec<TlsRoute>,
+    /// Routes of opaque TCP.
+    pub tcp: Vec<TcpRoute>,
+    /// Namespaces that see the rule: `.`, `*` or names; empty means all.
+    pub export_to: Vec<String>,
+}
+
+/// `HTTPRoute`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRoute {
+    /// Name, for logs and statistics.
+    pub name: String,
+    /// Alternatives, each a conjunction; empty matches everything.
+    #[serde(rename = "match")]
+    pub matches: Vec<HttpMatch>,
+    /// Weighted destinations.
+    pub route: Vec<HttpRouteDestination>,
+    /// Answer with a redirect instead.
+    pub redirect: Option<HttpRedirect>,
+    /// Answer with a fixed response instead.
+    pub direct_response: Option<HttpDirectResponse>,
+    /// Continue in another VirtualService.
+    pub delegate: Option<Delegate>,
+    /// Rewrite of path and authority before forwarding.
+    pub rewrite: Option<HttpRewrite>,
+    /// Limit of the whole request, retries included; off by default.
+    pub timeout: Option<ProtoDuration>,
+    /// Retries.
+    pub retries: Option<HttpRetry>,
+    /// Injected faults.
+    pub fault: Option<Fault>,
+    /// Gets a copy of each request.
+    pub mirror: Option<Destination>,
+    /// Get copies of requests.
+    pub mirrors: Vec<HttpMirrorPolicy>,
+    /// Deprecated: share of `mirror`, whole percent.
+    pub mirror_percent: Option<u32>,
+    /// Share of `mirror`; 100 if absent.
+    pub mirror_percentage: Option<Percent>,
+    /// Cross-origin policy.
+    pub cors_policy: Option<CorsPolicy>,
+    /// Header changes of all destinations.
+    pub headers: Option<Headers>,
+}
+
+/// `HTTPRouteDestination`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRouteDestination {
+    /// Where to.
+    pub destination: Option<Destination>,
+    /// Share among the siblings. A single destination takes all; otherwise 0 means none.
+    pub weight: i32,
+    /// Header changes of this destination.
+    pub headers: Option<Headers>,
+}
+
+/// `Destination`: a service of the registry, or a subset of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Destination {
+    /// Name of the service; a short name is of the rule's namespace.
+    pub host: String,
+    /// Subset of the service's DestinationRule.
+    pub subset: String,
+    /// Port of the service; may be absent if it has only one (or keeps the request's).
+    pub port: Option<PortSelector>,
+}
+
+/// `RouteDestination`: a weighted destination of TLS and TCP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteDestination {
+    /// Where to.
+    pub destination: Option<Destination>,
+    /// Share among the siblings. A single destination takes all; otherwise 0 means none.
+    pub weight: i32,
+}
+
+/// `TLSRoute`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TlsRoute {
+    /// Alternatives; required.
+    #[serde(rename = "match")]
+    pub matches: Vec<TlsMatch>,
+    /// Weighted destinations.
+    pub route: Vec<RouteDestination>,
+}
+
+/// `TLSMatchAttributes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TlsMatch {
+    /// SNI names; `*.` wildcards allowed; required.
+    pub sni_hosts: Vec<String>,
+    /// Addresses or CIDRs of the destination.
+    pub destination_subnets: Vec<String>,
+    /// Port of the destination.
+    pub port: Option<u32>,
+    /// Labels that the client workload must carry.
+    pub source_labels: StringMap,
+    /// Gateways this match applies to; overrides the rule's.
+    pub gateways: Vec<String>,
+    /// Namespace of the client workload.
+    pub source_namespace: String,
+}
+
+/// `TCPRoute`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TcpRoute {
+    /// Alternatives; empty matches everything.
+    #[serde(rename = "match")]
+    pub matches: Vec<L4Match>,
+    /// Weighted destinations.
+    pub route: Vec<RouteDestination>,
+}
+
+/// `L4MatchAttributes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct L4Match {
+    /// Addresses or CIDRs of the destination.
+    pub destination_subnets: Vec<String>,
+    /// Port of the destination.
+    pub port: Option<u32>,
+    /// Address or CIDR of the client; the API marks it not implemented.
+    pub source_subnet: String,
+    /// Labels that the client workload must carry.
+    pub source_labels: StringMap,
+    /// Gateways this match applies to; overrides the rule's.
+    pub gateways: Vec<String>,
+    /// Namespace of the client workload.
+    pub source_namespace: String,
+}

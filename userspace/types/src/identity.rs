@@ -17,6 +17,13 @@ impl TrustDomain {
     }
 }
 
+impl Default for TrustDomain {
+    /// `cluster.local`, which Istio uses unless it is told otherwise.
+    fn default() -> Self {
+        Self("cluster.local".into())
+    }
+}
+
 impl fmt::Display for TrustDomain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,0 +1,86 @@
+//! Workloads: the pods of the mesh, local or not, enrolled or not.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fairlead_types::{AppProtocol, Labels, SpiffeId, WorkloadId};
+use ipnet::IpNet;
+
+use super::Service;
+
+/// A pod, with what telemetry and policy want to know of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// `<namespace>/<pod>`.
+    pub id: WorkloadId,
+    /// Pod name.
+    pub name: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// `metadata.uid`.
+    pub uid: Arc<str>,
+    /// The name of the workload that owns the pod (Deployment, StatefulSet…), as Istio derives it
+    /// for `source_workload`.
+    pub workload_name: Arc<str>,
+    /// `service.istio.io/canonical-name`, else `app.kubernetes.io/name`, `app`, workload name.
+    pub canonical_name: Arc<str>,
+    /// `service.istio.io/canonical-revision`, else `app.kubernetes.io/version`, `version`, `latest`.
+    pub canonical_revision: Arc<str>,
+    /// Label `app`, or `unknown`.
+    pub app: Arc<str>,
+    /// Label `version`, or `unknown`.
+    pub version: Arc<str>,
+    /// All labels.
+    pub labels: Arc<Labels>,
+    /// Identity of its service account.
+    pub identity: SpiffeId,
+    /// All its addresses.
+    pub ips: Box<[IpAddr]>,
+    /// `spec.nodeName`.
+    pub node: Arc<str>,
+    /// Whether the pod's traffic is captured.
+    pub enrolled: bool,
+    /// How an enrolled pod is reached from another node.
+    pub wire: PeerWire,
+}
+
+/// How a workload is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerWire {
+    /// Not in the mesh: plaintext.
+    Plain,
+    /// A Fairlead node carries it: the native transport on the app's own port.
+    Native,
+    /// Istio ambient (ztunnel, waypoint): HBONE on 15008.
+    Hbone,
+}
+
+/// A port of a workload that a service leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetPort {
+    /// The application's port.
+    pub number: u16,
+    /// Protocol of the service port.
+    pub protocol: AppProtocol,
+    /// The service.
+    pub service: Arc<Service>,
+    /// Port of the service.
+    pub service_port: u16,
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalPod {
+    /// The pod.
+    pub workload: Arc<Workload>,
+    /// Path of its network namespace (annotation `fairlead.io/netns`); `None`: somebody else
+    /// knows it (a CNI plugin), and until then the pod cannot be captured.
+    pub netns: Option<PathBuf>,
+    /// `traffic.sidecar.istio.io/excludeOutboundPorts`.
+    pub exclude_outbound_ports: Box<[u16]>,
+    /// `traffic.sidecar.istio.io/excludeInboundPorts`.
+    pub exclude_inbound_ports: Box<[u16]>,
+    /// `traffic.sidecar.istio.io/excludeOutboundIPRanges`.
+    pub exclude_outbound_cidrs: Box<[IpNet]>,
+}

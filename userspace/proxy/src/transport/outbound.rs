@@ -1,0 +1,346 @@
+//! The outbound side: streams to other nodes.
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fairlead_identity::IdentityStore;
+use fairlead_types::NetnsCookie;
+use h2::client::ResponseFuture;
+use h2::{Reason, SendStream, ext::Protocol};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, uri};
+use http_body::Body as _;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::timeout;
+
+use super::error::TransportError;
+use super::meta::{self, StreamMeta};
+use super::pool::{Pool, SessionInfo};
+use super::session::Place;
+use super::stream::{AbortOnDrop, StreamBody, Tunnel, poll_send};
+use super::{Target, Wire, limits};
+use crate::body::Body;
+
+/// A node's transport: its sessions in both directions.
+pub struct Transport {
+    pub(super) identity: Arc<IdentityStore>,
+    pub(super) handshakes: Semaphore,
+    pub(super) draining: watch::Sender<bool>,
+    pub(super) inbound: AtomicUsize,
+    pub(super) inbound_ended: Notify,
+    pool: Pool,
+}
+
+/// How a request for another protocol was answered.
+pub enum UpgradeOutcome {
+    /// Switched: the response (101, or 2xx to CONNECT) and the bytes that follow it.
+    Switched(Response<()>, Tunnel),
+    /// Not switched: an ordinary response.
+    Declined(Response<Body>),
+}
+
+impl Transport {
+    /// The transport of a node with these identities. Needs a tokio runtime around it: idle
+    /// sessions are swept by a task that ends with the transport.
+    #[must_use]
+    pub fn new(identity: Arc<IdentityStore>) -> Arc<Self> {
+        let transport = Arc::new(Self {
+            identity,
+            handshakes: Semaphore::new(limits::HANDSHAKES),
+            draining: watch::Sender::new(false),
+            inbound: AtomicUsize::new(0),
+            inbound_ended: Notify::new(),
+            pool: Pool::new(),
+        });
+        let weak = Arc::downgrade(&transport);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(limits::SWEEP).await;
+                match weak.upgrade() {
+                    Some(transport) => transport.pool.sweep(),
+                    None => return,
+                }
+            }
+        });
+        transport
+    }
+
+    async fn place(&self, target: &Target) -> Result<Place, TransportError> {
+        if *self.draining.borrow() {
+            return Err(TransportError::Draining);
+        }
+        self.pool.place(target, &self.identity).await
+    }
+
+    /// Opens a session to `target` ahead of its first stream, if there is none.
+    pub fn warm(self: &Arc<Self>, target: &Target) {
+        if self.pool.has_session(target) || *self.draining.borrow() {
+            return;
+        }
+        let (transport, target) = (self.clone(), target.clone());
+        tokio::spawn(async move {
+            if let Err(error) = transport.place(&target).await {
+                tracing::debug!(to = %target.connect_to(), %error, "session not opened ahead");
+            }
+        });
+    }
+
+    /// Carries a connection to `target`; returns when the destination has taken it.
+    ///
+    /// # Errors
+    /// [`TransportError`] says who is to blame, and whether another endpoint may be tried.
+    pub async fn tunnel(
+        &self,
+        target: &Target,
+        meta: &StreamMeta,
+    ) -> Result<Tunnel, TransportError> {
+        let place = self.place(target).await?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = authority(&target.dst().to_string())?;
+        let headers = request.headers_mut();
+        match target.wire() {
+            Wire::Native => {
+                headers.insert(meta::CLIENT, meta::address(meta.client.0)?);
+                if let Some(service) = &meta.service {
+                    headers.insert(meta::SERVICE, service.clone());
+                }
+            }
+            Wire::Hbone => {
+                if let Some(value) = meta::forwarded(meta.client, meta.service.as_ref()) {
+                    headers.insert(header::FORWARDED, value);
+                }
+            }
+        }
+        if let Some(baggage) = &meta.baggage {
+            headers.insert(meta::BAGGAGE, baggage.clone());
+        }
+        let (response, send) = start(&place, request, false).await?;
+        let response = response.await.map_err(|e| place.why(e.into()))?;
+        if response.status() != StatusCode::OK {
+            let refusal = match target.wire() {
+                Wire::Native => meta::parse_refusal(response.headers()),
+                Wire::Hbone => None,
+            };
+            return Err(TransportError::Refused { status: response.status(), refusal });
+        }
+        Ok(Tunnel::new(send, response.into_body(), Some(place)))
+    }
+
+    /// Carries a parsed request to `target` (native only) and returns its response. Dropping the
+    /// future, or the response's body before its end, cancels the stream.
+    ///
+    /// # Errors
+    /// [`TransportError`] says who is to blame, and whether a retry repeats nothing.
+    pub async fn request(
+        &self,
+        target: &Target,
+        meta: &StreamMeta,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, TransportError> {
+        native_only(target)?;
+        if request.method() == Method::CONNECT {
+            return Err(TransportError::Request("CONNECT is carried by `upgrade`"));
+        }
+        let (request, body) = meta::outgoing(request, target.dst(), meta)?;
+        let expects = meta::expects_continue(request.headers());
+        let place = self.place(target).await?;
+        let ends = body.is_end_stream();
+        let (mut response, send) = start(&place, request, ends).await?;
+        let mut upload = None;
+        if !ends {
+            let (go, gone) = oneshot::channel();
+            let task = tokio::spawn(upload_body(send, body, expects.then_some(gone)));
+            upload = Some(AbortOnDrop::new(task.abort_handle()));
+            if expects {
+                await_continue(&mut response).await;
+                // The upload has ended already if the destination reset the stream.
+                let _ = go.send(());
+            }
+        }
+        let response = response.await.map_err(|e| place.why(e.into()))?;
+        let (mut parts, recv) = response.into_parts();
+        meta::strip(&mut parts.headers);
+        let body = if recv.is_end_stream() && upload.is_none() {
+            Body::Empty
+        } else {
+            Body::Stream(StreamBody::new(recv, Some(place)).with_upload(upload))
+        };
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Carries a request that wants another protocol (`Upgrade`, or an application's CONNECT) to
+    /// `target` (native only; RFC 8441's extended CONNECT).
+    ///
+    /// # Errors
+    /// As [`Transport::request`].
+    pub async fn upgrade(
+        &self,
+        target: &Target,
+        meta: &StreamMeta,
+        request: Request<()>,
+    ) -> Result<UpgradeOutcome, TransportError> {
+        native_only(target)?;
+        let (request, protocol) = meta::outgoing_upgrade(request, target.dst(), meta)?;
+        let place = self.place(target).await?;
+        if !place.sender().is_extended_connect_protocol_enabled() {
+            return Err(TransportError::Protocol("the peer takes no upgrades".into()));
+        }
+        let mut request = request;
+        request.extensions_mut().insert(Protocol::from(protocol.as_str()));
+        let (response, send) = start(&place, request, false).await?;
+        let response = response.await.map_err(|e| place.why(e.into()))?;
+        let (mut parts, recv) = response.into_parts();
+        let switched = parts.headers.get(meta::SWITCHED).cloned();
+        meta::strip(&mut parts.headers);
+        match switched {
+            Some(status) => {
+                parts.status = StatusCode::from_bytes(status.as_bytes())
+                    .map_err(|_| TransportError::Protocol("bad fairlead-switched".into()))?;
+                if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                    let upgrade = HeaderValue::from_str(&protocol)
+                        .map_err(|_| TransportError::Request("its Upgrade is not a token"))?;
+                    parts.headers.insert(header::UPGRADE, upgrade);
+                    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                }
+                let tunnel = Tunnel::new(send, recv, Some(place));
+                Ok(UpgradeOutcome::Switched(Response::from_parts(parts, ()), tunnel))
+            }
+            None => {
+                // The stream's own direction stays open until the response is read; nothing
+                // more is going to be sent on it.
+                let mut send = send;
+                send.send_data(Bytes::new(), true)?;
+                let body = Body::Stream(StreamBody::new(recv, Some(place)));
+                Ok(UpgradeOutcome::Declined(Response::from_parts(parts, body)))
+            }
+        }
+    }
+
+    /// Lets go of the sessions of pods that are not in `pods` any more.
+    pub fn retain(&self, pods: &HashSet<NetnsCookie>) {
+        self.pool.retain(|key| pods.contains(&key.pod));
+    }
+
+    /// The sessions at this moment, for the admin API.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.pool.info()
+    }
+
+    /// Ends in an orderly way: no new streams in either direction, GOAWAY to the peers, and up
+    /// to `deadline` for what is under way. Returns how many inbound sessions were still open.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        self.draining.send_replace(true);
+        self.pool.retain(|_| false);
+        let done = async {
+            loop {
+                let ended = self.inbound_ended.notified();
+                if self.inbound.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        let _ = timeout(deadline, done).await;
+        self.inbound.load(Ordering::Acquire)
+    }
+}
+
+fn native_only(target: &Target) -> Result<(), TransportError> {
+    match target.wire() {
+        Wire::Native => Ok(()),
+        Wire::Hbone => Err(TransportError::Request("HBONE carries connections, not requests")),
+    }
+}
+
+fn authority(text: &str) -> Result<Uri, TransportError> {
+    let mut parts = uri::Parts::default();
+    parts.authority = text.parse().ok();
+    Uri::from_parts(parts).map_err(|_| TransportError::Request("its destination is no address"))
+}
+
+async fn start(
+    place: &Place,
+    request: Request<()>,
+    ends: bool,
+) -> Result<(ResponseFuture, SendStream<Bytes>), TransportError> {
+    let mut sender = place.sender();
+    poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|e| place.why(e.into()))?;
+    sender.send_request(request, ends).map_err(|e| place.why(e.into()))
+}
+
+/// Waits until the destination wants the body, or has answered without it.
+async fn await_continue(response: &mut ResponseFuture) {
+    poll_fn(|cx| match response.poll_informational(cx) {
+        Poll::Ready(Some(Ok(informational))) if informational.status() != StatusCode::CONTINUE => {
+            // 102 and 103 are not passed on; the next one may be the 100.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+}
+
+/// Sends a body to its end, at the pace that the other side allows.
+pub(super) async fn upload_body(
+    mut send: SendStream<Bytes>,
+    mut body: Body,
+    wanted: Option<oneshot::Receiver<()>>,
+) {
+    if let Some(wanted) = wanted
+        && wanted.await.is_err()
+    {
+        send.send_reset(Reason::CANCEL);
+        return;
+    }
+    loop {
+        // The other side may lose interest while this side waits for its application.
+        let frame = poll_fn(|cx| {
+            if send.poll_reset(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            Pin::new(&mut body).poll_frame(cx).map(Some)
+        })
+        .await;
+        match frame {
+            None => return,
+            Some(Some(Ok(frame))) => match frame.into_data() {
+                Ok(mut data) => {
+                    let last = body.is_end_stream();
+                    if poll_fn(|cx| poll_send(&mut send, cx, &mut data)).await.is_err() {
+                        return;
+                    }
+                    if last {
+                        let _ = send.send_data(Bytes::new(), true);
+                        return;
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(mut trailers) = frame.into_trailers() {
+                        meta::strip(&mut trailers);
+                        let _ = send.send_trailers(trailers);
+                        return;
+                    }
+                }
+            },
+            Some(Some(Err(error))) => {
+                tracing::debug!(%error, "body broken off; resetting its stream");
+                send.send_reset(Reason::CANCEL);
+                return;
+            }
+            Some(None) => {
+                let _ = send.send_data(Bytes::new(), true);
+                return;
+            }
+        }
+    }
+}

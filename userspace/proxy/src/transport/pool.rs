@@ -1,0 +1,249 @@
+//! Sessions by destination: found without waiting, dialled once however many want one, never
+//! shared between identities or pods.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use fairlead_identity::IdentityStore;
+use fairlead_types::{NetnsCookie, SpiffeId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::error::TransportError;
+use super::session::{self, Place, Session};
+use super::{Target, Wire, limits};
+
+/// Independent parts of the pool, so that nodes with many pods do not queue at one lock.
+const SHARDS: usize = 16;
+
+/// What has to be equal for two streams to share a session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// The pod: a session leaves from its namespace and address.
+    pub(super) pod: NetnsCookie,
+    /// Whom the session proves to be.
+    pub(super) source: SpiffeId,
+    pub(super) to: SocketAddr,
+    pub(super) wire: Wire,
+    /// Whom the peer has to prove to be.
+    pub(super) expect: Arc<[SpiffeId]>,
+}
+
+type Shard = RwLock<HashMap<Key, Arc<Group>, foldhash::fast::RandomState>>;
+
+/// All sessions of a node.
+pub(super) struct Pool {
+    shards: [Shard; SHARDS],
+    hasher: foldhash::fast::RandomState,
+}
+
+/// The sessions to one destination.
+struct Group {
+    sessions: ArcSwap<Vec<Arc<Session>>>,
+    dialing: tokio::sync::Mutex<()>,
+    /// The last failed dial: those who waited for it share its outcome.
+    failed: Mutex<Option<(Instant, TransportError)>>,
+    freed: Arc<Notify>,
+}
+
+/// What the admin API shows of one destination.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// The source identity.
+    pub source: SpiffeId,
+    /// The address of the sessions.
+    pub to: SocketAddr,
+    /// The wire form.
+    pub wire: Wire,
+    /// Open sessions.
+    pub sessions: usize,
+    /// Streams on them.
+    pub streams: usize,
+}
+
+impl Pool {
+    pub(super) fn new() -> Self {
+        Self { shards: Default::default(), hasher: foldhash::fast::RandomState::default() }
+    }
+
+    fn shard(&self, key: &Key) -> &Shard {
+        #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash will do")]
+        let index = self.hasher.hash_one(key) as usize % SHARDS;
+        &self.shards[index]
+    }
+
+    fn group(&self, key: &Key) -> Arc<Group> {
+        let shard = self.shard(key);
+        if let Some(group) = shard.read().get(key) {
+            return group.clone();
+        }
+        shard.write().entry(key.clone()).or_insert_with(|| Arc::new(Group::new())).clone()
+    }
+
+    /// A place for a stream to `target`, on an open session or a new one.
+    pub(super) async fn place(
+        &self,
+        target: &Target,
+        identity: &IdentityStore,
+    ) -> Result<Place, TransportError> {
+        let group = self.group(target.key());
+        match group.find() {
+            Some(place) => Ok(place),
+            None => group.dial(target, identity).await,
+        }
+    }
+
+    /// Whether there is an open session to `target`.
+    pub(super) fn has_session(&self, target: &Target) -> bool {
+        let now = Instant::now();
+        let shard = self.shard(target.key()).read();
+        shard.get(target.key()).is_some_and(|g| g.sessions.load().iter().any(|s| s.is_open(now)))
+    }
+
+    /// Lets go of sessions that are idle, dead or retired; those with streams end with them.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        for shard in &self.shards {
+            let mut empty = Vec::new();
+            for (key, group) in shard.read().iter() {
+                group.keep(|s| s.is_open(now) && !s.is_idle(now));
+                if group.sessions.load().is_empty() {
+                    empty.push(key.clone());
+                }
+            }
+            if empty.is_empty() {
+                continue;
+            }
+            let mut shard = shard.write();
+            for key in empty {
+                // Whoever holds the group (a dial under way) keeps it; a session that it opens
+                // then serves its own streams and is dropped with them.
+                if shard
+                    .get(&key)
+                    .is_some_and(|g| Arc::strong_count(g) == 1 && g.sessions.load().is_empty())
+                {
+                    shard.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Lets go of all sessions for which `keep` says no.
+    pub(super) fn retain(&self, keep: impl Fn(&Key) -> bool) {
+        for shard in &self.shards {
+            shard.write().retain(|key, group| {
+                let keep = keep(key);
+                if !keep {
+                    group.keep(|_| false);
+                }
+                keep
+            });
+        }
+    }
+
+    pub(super) fn info(&self) -> Vec<SessionInfo> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            for (key, group) in shard.read().iter() {
+                let sessions = group.sessions.load();
+                all.push(SessionInfo {
+                    source: key.source.clone(),
+                    to: key.to,
+                    wire: key.wire,
+                    sessions: sessions.len(),
+                    streams: sessions.iter().map(|s| s.active()).sum(),
+                });
+            }
+        }
+        all
+    }
+}
+
+impl Group {
+    fn new() -> Self {
+        Self {
+            sessions: ArcSwap::default(),
+            dialing: tokio::sync::Mutex::new(()),
+            failed: Mutex::new(None),
+            freed: Arc::new(Notify::new()),
+        }
+    }
+
+    /// A place on the first session that has one: few full sessions make larger rounds than many
+    /// sparse ones.
+    fn find(&self) -> Option<Place> {
+        let now = Instant::now();
+        self.sessions.load().iter().find_map(|s| s.is_open(now).then(|| s.place())?)
+    }
+
+    fn keep(&self, keep: impl Fn(&Session) -> bool) {
+        if self.sessions.load().iter().all(|s| keep(s)) {
+            return;
+        }
+        self.sessions.rcu(|old| old.iter().filter(|s| keep(s)).cloned().collect::<Vec<_>>());
+    }
+
+    async fn dial(
+        &self,
+        target: &Target,
+        identity: &IdentityStore,
+    ) -> Result<Place, TransportError> {
+        let since = Instant::now();
+        let _dialing = self.dialing.lock().await;
+        if let Some(place) = self.find() {
+            return Ok(place);
+        }
+        if let Some((when, error)) = &*self.failed.lock()
+            && *when >= since
+        {
+            return Err(error.clone());
+        }
+        self.keep(|s| s.is_open(Instant::now()));
+        if self.sessions.load().len() >= limits::SESSIONS_PER_DESTINATION {
+            return self.wait_for_place().await;
+        }
+        let result = async {
+            let certificate =
+                identity.certificate_within(target.source(), limits::CERTIFICATE_TIMEOUT).await?;
+            session::dial(target, &certificate, self.freed.clone()).await
+        }
+        .await;
+        match result {
+            Ok(session) => {
+                let place = session.place().ok_or(TransportError::Overload(
+                    "the peer allows no stream on a new session",
+                ))?;
+                self.sessions.rcu(|old| {
+                    let mut new = Vec::with_capacity(old.len() + 1);
+                    new.extend(old.iter().cloned());
+                    new.push(session.clone());
+                    new
+                });
+                Ok(place)
+            }
+            Err(error) => {
+                *self.failed.lock() = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn wait_for_place(&self) -> Result<Place, TransportError> {
+        let wait = async {
+            loop {
+                let freed = self.freed.notified();
+                if let Some(place) = self.find() {
+                    return place;
+                }
+                freed.await;
+            }
+        };
+        timeout(limits::PLACE_TIMEOUT, wait)
+            .await
+            .map_err(|_| TransportError::Overload("all sessions to the destination are full"))
+    }
+}

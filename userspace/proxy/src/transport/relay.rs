@@ -1,0 +1,230 @@
+//! Moves bytes between an application's TCP connection and a tunnel, with the meaning that they
+//! have on one plain TCP connection: half-close, reset, and back-pressure with bounded memory.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::Reason;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use super::error::TransportError;
+use super::stream::Tunnel;
+
+/// What an idle connection's next read asks for.
+const READ_MIN: usize = 4 * 1024;
+/// What a busy one's read may grow to.
+const READ_MAX: usize = 128 * 1024;
+/// Chunks from the tunnel that go to the socket with one system call.
+const GATHER: usize = 16;
+/// Turns of one direction before other tasks get theirs.
+const TURNS: usize = 16;
+
+/// Bytes carried so far, for the access log and metrics of long connections.
+#[derive(Debug, Default)]
+pub struct RelayCounters {
+    /// From the socket into the tunnel.
+    pub to_tunnel: AtomicU64,
+    /// From the tunnel into the socket.
+    pub to_tcp: AtomicU64,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub struct RelayEnd {
+    /// From the socket into the tunnel.
+    pub to_tunnel: u64,
+    /// From the tunnel into the socket.
+    pub to_tcp: u64,
+    /// Why.
+    pub end: End,
+}
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides closed.
+    Finished,
+    /// The application's connection broke; the tunnel was reset.
+    Tcp(io::Error),
+    /// The tunnel broke; the application's connection was reset.
+    Tunnel(TransportError),
+}
+
+/// Carries until both directions have ended or one has broken. `first` is what was already read
+/// from the socket.
+pub async fn relay(
+    tcp: TcpStream,
+    first: Bytes,
+    tunnel: Tunnel,
+    counters: &RelayCounters,
+) -> RelayEnd {
+    let mut relay = Relay {
+        tcp,
+        tunnel,
+        up: Up { chunk: first, buffer: BytesMut::new(), size: READ_MIN, state: Direction::Open },
+        down: Down { queue: VecDeque::new(), state: Direction::Open, ended: false },
+        counters,
+    };
+    counters.to_tunnel.fetch_add(relay.up.chunk.len() as u64, Ordering::Relaxed);
+    let end = match poll_fn(|cx| relay.poll(cx)).await {
+        Ok(()) => End::Finished,
+        Err(End::Finished) => End::Finished,
+        Err(End::Tcp(error)) => {
+            relay.tunnel.send.send_reset(Reason::CANCEL);
+            End::Tcp(error)
+        }
+        Err(End::Tunnel(error)) => {
+            // Closing with a zero linger makes it a reset for the application too.
+            let _ = relay.tcp.set_zero_linger();
+            End::Tunnel(error)
+        }
+    };
+    RelayEnd {
+        to_tunnel: counters.to_tunnel.load(Ordering::Relaxed),
+        to_tcp: counters.to_tcp.load(Ordering::Relaxed),
+        end,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Open,
+    Closed,
+}
+
+struct Up {
+    /// Read and not yet sent, because the other side has given no credit.
+    chunk: Bytes,
+    buffer: BytesMut,
+    /// Grows with a busy connection and shrinks with a quiet one.
+    size: usize,
+    state: Direction,
+}
+
+struct Down {
+    queue: VecDeque<Bytes>,
+    state: Direction,
+    /// The tunnel's half-close has been read; the queue may not be empty yet.
+    ended: bool,
+}
+
+struct Relay<'a> {
+    tcp: TcpStream,
+    tunnel: Tunnel,
+    up: Up,
+    down: Down,
+    counters: &'a RelayCounters,
+}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if self.up.state == Direction::Open
+            && let Poll::Ready(result) = self.poll_up(cx)
+        {
+            result?;
+        }
+        if self.down.state == Direction::Open
+            && let Poll::Ready(result) = self.poll_down(cx)
+        {
+            result?;
+        }
+        match (self.up.state, self.down.state) {
+            (Direction::Closed, Direction::Closed) => Poll::Ready(Ok(())),
+            (Direction::Open, Direction::Closed) => {
+                // Nobody reads the tunnel any more, so a reset would go unnoticed while the
+                // application is silent.
+                match self.tunnel.poll_reset(cx) {
+                    Poll::Ready(error) => Poll::Ready(Err(End::Tunnel(error))),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Socket to tunnel.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let up = &mut self.up;
+        for _ in 0..TURNS {
+            ready!(self.tunnel.poll_send(cx, &mut up.chunk)).map_err(End::Tunnel)?;
+            // Asked before there is a buffer: an idle connection holds none.
+            match self.tcp.poll_read_ready(cx) {
+                Poll::Pending => {
+                    up.buffer = BytesMut::new();
+                    return Poll::Pending;
+                }
+                Poll::Ready(result) => result.map_err(End::Tcp)?,
+            }
+            up.buffer.reserve(up.size);
+            let tcp = Pin::new(&mut self.tcp);
+            let n =
+                ready!(tokio_util::io::poll_read_buf(tcp, cx, &mut up.buffer)).map_err(End::Tcp)?;
+            if n == 0 {
+                self.tunnel.finish().map_err(End::Tunnel)?;
+                up.buffer = BytesMut::new();
+                up.state = Direction::Closed;
+                return Poll::Ready(Ok(()));
+            }
+            if n >= up.size {
+                up.size = (up.size * 2).min(READ_MAX);
+            } else if n < up.size / 4 {
+                up.size = (up.size / 2).max(READ_MIN);
+            }
+            self.counters.to_tunnel.fetch_add(n as u64, Ordering::Relaxed);
+            up.chunk = up.buffer.split().freeze();
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Tunnel to socket.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        let down = &mut self.down;
+        for _ in 0..TURNS {
+            while !down.ended && down.queue.len() < GATHER {
+                match self.tunnel.poll_data(cx) {
+                    Poll::Ready(Some(chunk)) => down.queue.push_back(chunk.map_err(End::Tunnel)?),
+                    Poll::Ready(None) => down.ended = true,
+                    Poll::Pending => break,
+                }
+            }
+            if down.queue.is_empty() {
+                if !down.ended {
+                    return Poll::Pending;
+                }
+                // FIN to the application.
+                ready!(Pin::new(&mut self.tcp).poll_shutdown(cx)).map_err(End::Tcp)?;
+                down.queue = VecDeque::new();
+                down.state = Direction::Closed;
+                return Poll::Ready(Ok(()));
+            }
+            let mut slices = [IoSlice::new(&[]); GATHER];
+            for (slice, chunk) in slices.iter_mut().zip(&down.queue) {
+                *slice = IoSlice::new(chunk);
+            }
+            let slices = &slices[..down.queue.len().min(GATHER)];
+            let tcp = Pin::new(&mut self.tcp);
+            let n = ready!(tcp.poll_write_vectored(cx, slices)).map_err(End::Tcp)?;
+            self.counters.to_tcp.fetch_add(n as u64, Ordering::Relaxed);
+            self.tunnel.release(n);
+            let mut left = n;
+            while left > 0 {
+                let Some(front) = down.queue.front_mut() else { break };
+                let part = left.min(front.len());
+                front.advance(part);
+                left -= part;
+                if front.is_empty() {
+                    down.queue.pop_front();
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

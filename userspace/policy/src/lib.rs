@@ -10,6 +10,8 @@ pub mod filter;
 pub mod matcher;
 mod percentage;
 pub mod route;
+#[cfg(test)]
+mod testing;
 mod view;
 
 pub use percentage::Percentage;

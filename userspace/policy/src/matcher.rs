@@ -234,3 +234,78 @@ pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Co
     }
     Some(Cow::Owned(all))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_forms() {
+        let m = StringMatch::wildcard;
+        for (pattern, text, matches) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*", "ab", true),
+            ("*b", "ab", true),
+            ("*b", "b", true),
+            ("*b", "ba", false),
+            ("*", "", true),
+            ("", "", true),
+            ("a*b", "a*b", true),
+            ("a*b", "axb", false),
+        ] {
+            assert_eq!(m(pattern).matches(text), matches, "{pattern} on {text}");
+        }
+        for (pattern, text, matches) in [
+            ("Web", "wEB", true),
+            ("Web*", "wEB:80", true),
+            ("*.LOCAL", "a.local", true),
+            ("*.local", "local", false),
+            ("ä*", "Ä", false),
+        ] {
+            assert_eq!(m(pattern).matches_ignore_case(text), matches, "{pattern} on {text}");
+        }
+    }
+
+    #[test]
+    fn expressions_match_whole_texts() {
+        let m = |p: &str| StringMatch::regex(p).unwrap();
+        let jason = m("^(.*?;)?(user=jason)(;.*)?$");
+        assert!(jason.matches("user=jason") && jason.matches("a=b;user=jason;c=d"));
+        assert!(!jason.matches("user=jasonx"));
+        assert!(m("a|ab").matches("ab") && !m("a").matches("xa") && !m("a").matches("ax"));
+        assert!(m("(?i)abc").matches("ABC"));
+        assert!(!m(".*").matches("a\nb") && !m("a$").matches("a\n"));
+        assert!(m(r"\d+").matches("12") && !m(r"\d+").matches("١"), "classes are ASCII");
+        assert!(m("..").matches_bytes(&[0xff, 0xfe]));
+        assert_eq!(m("a"), m("a"));
+        assert_ne!(m("a"), m("a|a"));
+    }
+
+    #[test]
+    fn hostile_patterns_are_refused() {
+        for bad in
+            ["(", "a)|(b", "[", "a{1001}{1001}{1001}", r"(?P<x", r"\1", "(?=a)", "(?x) a # c"]
+        {
+            assert!(StringMatch::regex(bad).is_err(), "{bad:?} was taken");
+        }
+        let long = "a".repeat(MAX_PATTERN_LEN + 1);
+        assert_eq!(
+            StringMatch::regex(&long),
+            Err(PatternError::TooLong { len: MAX_PATTERN_LEN + 1 })
+        );
+        // Linear time: this takes for ever where there is backtracking.
+        let linear = StringMatch::regex("(a*)*(a*)*(a*)*b").unwrap();
+        assert!(!linear.matches(&"a".repeat(100_000)));
+    }
+
+    #[test]
+    fn header_keys() {
+        assert_eq!(HeaderKey::parse("Host"), Ok(HeaderKey::Authority));
+        assert_eq!(HeaderKey::parse(":Method"), Ok(HeaderKey::Method));
+        assert!(matches!(HeaderKey::parse("End-User"), Ok(HeaderKey::Name(n)) if n == "end-user"));
+        for bad in ["", ":status", "a b", "ä", "@request.auth.claims[x]"] {
+            assert!(HeaderKey::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -16,3 +16,8 @@ pub use set::{Action, AuthzSet, DenyReason, Policy, PolicyName, Verdict};
 pub use value::{
     NamespaceMatch, PathMatch, PrincipalMatch, ServiceAccountMatch, ValueError, Values,
 };
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;

@@ -49,12 +49,11 @@ pub const MAX_PATH: usize = 64 << 10;
 /// # Errors
 /// A path that cannot be given one meaning; the request must be refused.
 pub fn normalize(path: &str, mode: Normalization) -> Result<Cow<'_, str>, PathError> {
+    if !path.starts_with('/') {
+        return Err(PathError::NotAbsolute);
+    }
     if mode == Normalization::None || is_normal(path.as_bytes(), mode) {
-        return if path.starts_with('/') {
-            Ok(Cow::Borrowed(path))
-        } else {
-            Err(PathError::NotAbsolute)
-        };
+        return Ok(Cow::Borrowed(path));
     }
     if path.len() > MAX_PATH {
         return Err(PathError::TooLong);
@@ -82,7 +81,6 @@ fn merges(mode: Normalization) -> bool {
 fn is_normal(path: &[u8], mode: Normalization) -> bool {
     let mut previous = 0;
     path.len() <= MAX_PATH
-        && path.first() == Some(&b'/')
         && path.iter().all(|&byte| {
             let suspicious = match byte {
                 b'%' | b'\\' => true,
@@ -144,11 +142,7 @@ fn canonical_escapes(path: &[u8]) -> Result<Vec<u8>, PathError> {
     while at < path.len() {
         match (path[at], escape_at(path, at)) {
             (b'%', Some(0)) => return Err(PathError::Nul),
-            // `%2%65` must not become `%2e`: that would hand the server an escape which nobody
-            // has looked at. Behind a stray percent sign nothing is decoded.
-            (b'%', Some(byte))
-                if is_unreserved(byte) && stray.is_none_or(|s: usize| s + 2 < out.len()) =>
-            {
+            (b'%', Some(byte)) if is_unreserved(byte) && !completes(&out, stray, byte) => {
                 out.push(byte);
                 at += 3;
                 continue;
@@ -172,6 +166,15 @@ fn canonical_escapes(path: &[u8]) -> Result<Vec<u8>, PathError> {
         at += 1;
     }
     Ok(out)
+}
+
+/// Whether `byte`, written next, would go on an escape that the percent sign at `stray` begins.
+/// `%2%65` must not become `%2e`: that would hand the server an escape which nobody has looked at.
+fn completes(out: &[u8], stray: Option<usize>, byte: u8) -> bool {
+    stray.is_some_and(|percent| {
+        let since = &out[percent + 1..];
+        since.len() < 2 && byte.is_ascii_hexdigit() && since.iter().all(u8::is_ascii_hexdigit)
+    })
 }
 
 /// RFC 3986 section 5.2.4, for absolute paths.
@@ -198,3 +201,6 @@ fn remove_dot_segments(path: &[u8]) -> Result<Vec<u8>, PathError> {
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,14 +72,12 @@ pub enum Condition {
 }
 
 impl Rule {
-    /// Whether the rule looks at the request when the destination port is `port`.
+    /// Whether the rule can match at `port` and looks at the request. One such condition is
+    /// enough, even beside an operation without: the rule then never allows a connection of
+    /// bytes, so that its verdict on one says nothing about requests.
     pub(super) fn needs_http(&self, port: u16) -> bool {
-        if self.never {
-            return false;
-        }
-        let reachable = |op: &&Operation| op.ports.satisfied(|p| *p == port);
-        self.when.iter().any(Condition::needs_http)
-            || self.to.iter().filter(reachable).any(Operation::needs_http)
+        let reachable = |op: &Operation| op.ports.satisfied(|p| *p == port);
+        !self.never && self.has_http() && (self.to.is_empty() || self.to.iter().any(reachable))
     }
 
     fn has_http(&self) -> bool {

@@ -50,3 +50,6 @@ impl BalancerState {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,3 +122,40 @@ impl Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Rng;
+
+    #[test]
+    fn delay_and_abort_are_independent() {
+        let half = Percentage::from_percent(50.0).unwrap();
+        let fault = Fault {
+            delay: Some(Delay { fixed: Duration::from_secs(2), percentage: half }),
+            abort: Some(Abort { with: AbortWith::Http(StatusCode::IM_A_TEAPOT), percentage: half }),
+        };
+        let mut rng = Rng::new("delay_and_abort_are_independent");
+        let mut seen = [[0usize; 2]; 2];
+        for _ in 0..40_000 {
+            let Injected { delay, abort } = fault.decide(rng.ticket(), rng.ticket());
+            assert!(delay.is_none_or(|d| d == Duration::from_secs(2)));
+            assert!(abort.is_none_or(|a| a == AbortWith::Http(StatusCode::IM_A_TEAPOT)));
+            seen[usize::from(delay.is_some())][usize::from(abort.is_some())] += 1;
+        }
+        // A quarter each, within five sigma.
+        assert!(seen.iter().flatten().all(|n| n.abs_diff(10_000) < 5 * 87), "{seen:?}");
+        assert_eq!(Fault::default().decide(0, 0), Injected::default());
+    }
+
+    #[test]
+    fn grpc_statuses() {
+        for (text, code) in [("UNAVAILABLE", 14), ("unavailable", 14), ("14", 14), ("OK", 0)] {
+            assert_eq!(GrpcStatus::parse(text).map(GrpcStatus::code), Some(code), "{text}");
+        }
+        assert_eq!(GrpcStatus::parse("CANCELED").map(GrpcStatus::name), Some("CANCELLED"));
+        for bad in ["", "17", "-1", "NOPE"] {
+            assert_eq!(GrpcStatus::parse(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -145,3 +145,68 @@ impl HeaderEditError {
         Self::Value { name: name.into(), value: value.chars().take(64).collect() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(
+        set: &[(&str, &str)],
+        add: &[(&str, &str)],
+        remove: &[&str],
+    ) -> Result<HeaderEdit, HeaderEditError> {
+        HeaderEdit::new(
+            Direction::Request,
+            set.iter().copied(),
+            add.iter().copied(),
+            remove.iter().copied(),
+        )
+    }
+
+    #[test]
+    fn remove_then_set_then_add() {
+        let edit = edit(
+            &[("x-set", "new"), ("X-Both", "set")],
+            &[("x-add", "2"), ("x-both", "add")],
+            &["x-gone", "X-Both"],
+        )
+        .unwrap();
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("x-set", "old"), ("x-set", "older"), ("x-add", "1"), ("x-gone", "1"), ("x-both", "0")]
+        {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        edit.apply(&mut headers);
+        let all = |name: &str| {
+            headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(all("x-set"), ["new"]);
+        assert_eq!(all("x-add"), ["1", "2"]);
+        assert_eq!(all("x-both"), ["set", "add"]);
+        assert!(all("x-gone").is_empty());
+    }
+
+    #[test]
+    fn authority_is_a_rewrite_and_set_wins() {
+        let both = edit(&[("Host", "a:80")], &[(":authority", "b")], &[]).unwrap();
+        assert_eq!(both.authority(), Some("a:80"));
+        assert!(!both.is_empty());
+        assert_eq!(edit(&[], &[("host", "b")], &[]).unwrap().authority(), Some("b"));
+        assert!(edit(&[], &[], &[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_changed_is_refused() {
+        for name in [":method", ":path", ":scheme", ":status", "a b", "", "x\n"] {
+            assert!(edit(&[(name, "x")], &[], &[]).is_err(), "set {name:?}");
+            assert!(edit(&[], &[(name, "x")], &[]).is_err(), "add {name:?}");
+            assert!(edit(&[], &[], &[name]).is_err(), "remove {name:?}");
+        }
+        assert!(edit(&[], &[], &["Host"]).is_err());
+        assert!(edit(&[("x", "a\r\nb: c")], &[], &[]).is_err(), "a header would be smuggled in");
+        assert!(edit(&[("host", "a b")], &[], &[]).is_err());
+        let on_response = HeaderEdit::new(Direction::Response, [("host", "a")], [], []);
+        assert!(matches!(on_response, Err(HeaderEditError::Pseudo(_))));
+    }
+}

@@ -238,3 +238,6 @@ impl RetryPolicy {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests;

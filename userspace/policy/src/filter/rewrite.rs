@@ -183,3 +183,6 @@ pub enum RewriteError {
     #[error("the rewritten path is not text")]
     NotText,
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,3 +149,6 @@ fn query_value<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
         (key == name).then(|| percent_decode_str(value).decode_utf8_lossy())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,3 +77,64 @@ impl TcpMatch {
             && source.labels.matches(&self.source_labels)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn select(m: TcpMatch, source: &str, destination: &str) -> bool {
+        let labels: Labels = [("version", "v1")].into_iter().collect();
+        let source = SourceView { labels: &labels, namespace: "a", ip: source.parse().unwrap() };
+        let route = TcpRoute { name: "r".into(), matches: [m].into(), destinations: None };
+        let table = TcpRouteTable { routes: [route].into() };
+        table.select(&source, destination.parse().unwrap(), 9000).is_some()
+    }
+
+    #[test]
+    fn every_field() {
+        let any = TcpMatch::default;
+        let net = |s: &str| s.parse::<IpNet>().unwrap();
+        let labels = |v: &'static str| [("version", v)].into_iter().collect();
+        for (m, want) in [
+            (any(), true),
+            (TcpMatch { port: Some(9000), ..any() }, true),
+            (TcpMatch { port: Some(80), ..any() }, false),
+            (TcpMatch { source_labels: labels("v1"), ..any() }, true),
+            (TcpMatch { source_labels: labels("v2"), ..any() }, false),
+            (TcpMatch { source_namespace: Some("a".into()), ..any() }, true),
+            (TcpMatch { source_namespace: Some("b".into()), ..any() }, false),
+            (TcpMatch { source_subnet: Some(net("10.0.0.0/8")), ..any() }, true),
+            (TcpMatch { source_subnet: Some(net("11.0.0.0/8")), ..any() }, false),
+            (
+                TcpMatch { destination_subnets: [net("::/0"), net("10.2.0.0/16")].into(), ..any() },
+                true,
+            ),
+            (TcpMatch { destination_subnets: [net("10.3.0.0/16")].into(), ..any() }, false),
+            (TcpMatch { port: Some(9000), source_labels: labels("v2"), ..any() }, false),
+        ] {
+            let shown = format!("{m:?}");
+            assert_eq!(select(m, "10.1.0.1", "10.2.0.1:80"), want, "{shown}");
+        }
+        let mapped = TcpMatch { destination_subnets: [net("10.2.0.0/16")].into(), ..any() };
+        assert!(select(mapped, "::1", "[::ffff:10.2.0.1]:80"), "IPv4 in IPv6 is IPv4");
+    }
+
+    #[test]
+    fn first_match_wins() {
+        let route = |name: &str, matches: Vec<TcpMatch>| TcpRoute {
+            name: name.into(),
+            matches: matches.into(),
+            destinations: None,
+        };
+        let only_80 = TcpMatch { port: Some(80), ..TcpMatch::default() };
+        let table =
+            TcpRouteTable { routes: [route("80", vec![only_80]), route("all", vec![])].into() };
+        let labels = Labels::default();
+        let source = SourceView { labels: &labels, namespace: "a", ip: [10, 0, 0, 1].into() };
+        let name = |port| {
+            let dst = SocketAddr::from(([10, 0, 0, 2], port));
+            table.select(&source, dst, port).map(|r| r.name.to_string())
+        };
+        assert_eq!((name(80).as_deref(), name(81).as_deref()), (Some("80"), Some("all")));
+    }
+}

@@ -1,0 +1,32 @@
+//! The harness of the scenarios and of the demo: nodes, pods and the wire between them as network
+//! namespaces, a node daemon on each node, and eyes on everything (packets, metrics, access log).
+//!
+//! All of it is real: namespaces, veth pairs, cgroups, the daemon's own binary. Whatever a run
+//! makes carries the run's name (`fl-…`), goes away when its [`Mesh`] is dropped, and can be
+//! removed by [`run::clean`] after a run that was killed.
+
+pub mod cgroup;
+pub mod client;
+pub mod daemon;
+pub mod log;
+pub mod manifest;
+pub mod metrics;
+pub mod netns;
+pub mod packets;
+pub mod process;
+pub mod run;
+pub mod shell;
+pub mod tls;
+pub mod topology;
+pub mod wait;
+pub mod wire;
+
+pub use client::{Load, Reply, Sent};
+pub use daemon::Daemon;
+pub use log::Entry;
+pub use manifest::{PodSpec, ServiceSpec};
+pub use metrics::Metrics;
+pub use process::Process;
+pub use topology::{Mesh, Node, Pod};
+pub use wait::eventually;
+pub use wire::Capture;

@@ -1,0 +1,864 @@
+//! A mesh for a scenario: a wire, nodes on it, pods on the nodes, services, and the configuration
+//! directories that the daemons read.
+//!
+//! Addresses repeat from run to run, because each run has namespaces of its own: nodes are
+//! 192.168.77.1x, pods 10.77.<node>.x, cluster addresses 10.96.0.x, and the same for IPv6.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cgroup::{self, Cgroup};
+use crate::client::{Load, Reply, Sent, all_json, last_json};
+use crate::daemon::{self, Daemon, Settings};
+use crate::log::{self, Entry};
+use crate::manifest::{self, Families, PodSpec, ServiceSpec};
+use crate::metrics::Metrics;
+use crate::netns::Netns;
+use crate::process::{self, Place, Process};
+use crate::run::Run;
+use crate::shell;
+use crate::wait::eventually;
+use crate::wire::Capture;
+
+/// Label that enrols a namespace.
+pub const ENROL: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
+
+/// How long a saved configuration may take to be in force.
+const APPLY_LIMIT: Duration = Duration::from_secs(5);
+
+/// A binary of the workspace: where `variable` says, else beside the running program.
+///
+/// # Errors
+/// It has not been built.
+pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let exe = std::env::current_exe()?;
+    let mut dir = exe.parent();
+    while let Some(at) = dir {
+        let path = at.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        dir = at.parent().filter(|_| at.ends_with("deps"));
+    }
+    anyhow::bail!("{name} is not built: run `cargo xtask test`, or set {variable}")
+}
+
+/// A mesh. Dropping it removes all of it.
+pub struct Mesh {
+    // Dropped in this order: processes with their cgroup first, then what they lived in.
+    daemons: Mutex<Vec<Option<Daemon>>>,
+    state: Mutex<State>,
+    nodes: Vec<Arc<Node>>,
+    root: Option<Cgroup>,
+    wire: Netns,
+    run: Run,
+    kept: bool,
+}
+
+#[derive(Default)]
+struct State {
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pods: Vec<Arc<Pod>>,
+    gone: Vec<String>,
+    services: Vec<(ServiceSpec, Vec<IpAddr>)>,
+    mesh_config: String,
+    hosts: BTreeMap<String, IpAddr>,
+    next_vip: u16,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number.
+    pub number: usize,
+    /// Its name.
+    pub name: String,
+    /// Its network namespace.
+    pub netns: Netns,
+    cgroup: PathBuf,
+    dir: PathBuf,
+    pins: PathBuf,
+    next_pod: Mutex<u16>,
+}
+
+/// A pod.
+#[derive(Debug)]
+pub struct Pod {
+    /// What was asked for; labels and annotations can change.
+    spec: Mutex<PodSpec>,
+    /// Name.
+    pub name: String,
+    /// Its network namespace.
+    pub netns: Netns,
+    /// Number of its node.
+    pub node: usize,
+    /// Its addresses, IPv4 first.
+    pub ips: Vec<IpAddr>,
+    cgroup: PathBuf,
+    dir: PathBuf,
+    hosts: PathBuf,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Mesh {
+    /// A mesh of so many nodes, with an enrolled namespace `default`, and no daemon yet.
+    ///
+    /// # Errors
+    /// Not root, or the kernel lacks what is needed.
+    pub fn new(nodes: usize) -> Result<Self> {
+        let run = Run::new()?;
+        let id = run.id().to_owned();
+        let wire = Netns::create(&format!("{id}-wire"))?;
+        shell::ip_batch(
+            Some(wire.name()),
+            "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n",
+        )?;
+        let root = Cgroup::create(&cgroup::mount_point()?, &id)?;
+        let mut made = Vec::new();
+        for number in 0..nodes {
+            made.push(Arc::new(Node::create(&run, &wire, root.path(), number, nodes)?));
+        }
+        let state = State {
+            namespaces: BTreeMap::from([
+                ("default".to_owned(), BTreeMap::from([(ENROL.0.to_owned(), ENROL.1.to_owned())])),
+                ("istio-system".to_owned(), BTreeMap::new()),
+            ]),
+            next_vip: 10,
+            ..State::default()
+        };
+        Ok(Self {
+            daemons: Mutex::new((0..nodes).map(|_| None).collect()),
+            state: Mutex::new(state),
+            nodes: made,
+            root: Some(root),
+            wire,
+            run,
+            kept: false,
+        })
+    }
+
+    /// Name of the run.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.run.id()
+    }
+
+    /// Directory of the run.
+    #[must_use]
+    pub fn dir(&self) -> PathBuf {
+        self.run.dir()
+    }
+
+    /// Directory of the CA that the nodes share.
+    #[must_use]
+    pub fn ca_dir(&self) -> PathBuf {
+        self.run.dir().join("ca")
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, number: usize) -> &Node {
+        &self.nodes[number]
+    }
+
+    /// The wire's namespace: a place that belongs to no node.
+    #[must_use]
+    pub fn wire(&self) -> &Netns {
+        &self.wire
+    }
+
+    /// Leaves everything running when dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        self.run.keep();
+    }
+
+    /// Sets a label of a namespace, or takes it away.
+    pub fn label_namespace(&self, name: &str, key: &str, value: Option<&str>) {
+        let mut state = lock(&self.state);
+        let labels = state.namespaces.entry(name.to_owned()).or_default();
+        match value {
+            Some(value) => labels.insert(key.to_owned(), value.to_owned()),
+            None => labels.remove(key),
+        };
+    }
+
+    /// Enrols a namespace (made where needed), or takes it out of the mesh.
+    pub fn enrol(&self, namespace: &str, enrolled: bool) {
+        self.label_namespace(namespace, ENROL.0, enrolled.then_some(ENROL.1));
+    }
+
+    /// MeshConfig, as YAML; the access log is added.
+    pub fn mesh_config(&self, settings: &str) {
+        settings.clone_into(&mut lock(&self.state).mesh_config);
+    }
+
+    /// Makes a pod. Its namespace must be enrolled or not before; the daemons learn of the pod
+    /// with the next [`Mesh::sync`].
+    ///
+    /// # Errors
+    /// The pod cannot be made.
+    pub fn pod(&self, spec: PodSpec) -> Result<Arc<Pod>> {
+        let node = self.nodes.get(spec.node).context("no such node")?;
+        let pod = Arc::new(node.make_pod(self.run.id(), spec, self.run.dir().join("hosts"))?);
+        let mut state = lock(&self.state);
+        let namespace = lock(&pod.spec).namespace.clone();
+        state.namespaces.entry(namespace).or_default();
+        state.pods.push(Arc::clone(&pod));
+        Ok(pod)
+    }
+
+    /// Forgets a pod: it is no longer part of what the daemons are told.
+    pub fn remove_pod(&self, pod: &Pod) {
+        lock(&self.state).gone.push(pod.netns.name().to_owned());
+    }
+
+    /// Makes a service; its addresses.
+    pub fn service(&self, spec: ServiceSpec) -> Vec<IpAddr> {
+        let mut state = lock(&self.state);
+        let vips: Vec<IpAddr> = if spec.headless {
+            Vec::new()
+        } else {
+            let n = state.next_vip;
+            state.next_vip += 1;
+            let [high, low] = n.to_be_bytes();
+            vec![
+                Ipv4Addr::new(10, 96, high, low).into(),
+                Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, n).into(),
+            ]
+        };
+        if let Some(first) = vips.first() {
+            let (name, ns) = (&spec.name, &spec.namespace);
+            for host in
+                [name.clone(), format!("{name}.{ns}"), format!("{name}.{ns}.svc.cluster.local")]
+            {
+                state.hosts.insert(host, *first);
+            }
+        }
+        state.services.push((spec, vips.clone()));
+        vips
+    }
+
+    /// Lets a name lead to an address in all pods, as a DNS record would.
+    pub fn host(&self, name: &str, ip: IpAddr) {
+        lock(&self.state).hosts.insert(name.to_owned(), ip);
+    }
+
+    /// Lets the first address of a service reach its pods without any mesh, as a cluster's own
+    /// service routing would: each node spreads connections over routes to the pods, and the pods
+    /// hold the address on their loopback. No packet is rewritten, no netfilter rule is made.
+    ///
+    /// # Errors
+    /// A route cannot be set.
+    pub fn route_without_mesh(&self, vip: IpAddr, pods: &[&Pod]) -> Result<()> {
+        let family = if vip.is_ipv4() { "-4" } else { "-6" };
+        for pod in pods {
+            shell::ip_batch(Some(pod.netns.name()), &format!("addr add {vip} dev lo\n"))?;
+        }
+        let ip_of = |pod: &Pod| pod.ips.iter().find(|ip| ip.is_ipv4() == vip.is_ipv4()).copied();
+        for node in &self.nodes {
+            // One hop to the node of a pod, one from there: only that node knows its pods.
+            let local: Vec<_> = pods.iter().filter(|p| p.node == node.number).collect();
+            let hops = |pods: &[&&Pod]| -> Option<String> {
+                let hops: Option<Vec<_>> = pods
+                    .iter()
+                    .map(|p| Some(format!("nexthop via {} dev cni0", ip_of(p)?)))
+                    .collect();
+                hops.filter(|h| !h.is_empty()).map(|h| h.join(" "))
+            };
+            let mut commands = String::new();
+            if let Some(hops) = hops(&local) {
+                commands.push_str(&format!("route replace {vip} table 77 {hops}\n"));
+            }
+            let mut all: Vec<String> = Vec::new();
+            for pod in pods {
+                let target = if pod.node == node.number {
+                    ip_of(pod).map(|ip| format!("nexthop via {ip} dev cni0"))
+                } else {
+                    let peer = node_ips(pod.node);
+                    let via = if vip.is_ipv4() { peer[0] } else { peer[1] };
+                    Some(format!("nexthop via {via} dev eth0"))
+                };
+                all.extend(target);
+            }
+            commands.push_str(&format!("route replace {vip} {}\n", all.join(" ")));
+            let mut ip: Vec<&str> = vec!["-n", node.netns.name(), family];
+            ip.extend(["rule", "show", "iif", "eth0"]);
+            if !shell::run("ip", &ip)?.contains("lookup 77") {
+                let rule = [family, "-n", node.netns.name(), "rule", "add", "iif", "eth0"];
+                shell::run("ip", &[&rule[..], &["lookup", "77"]].concat())?;
+            }
+            let batch = commands.lines().map(|l| format!("{l}\n")).collect::<String>();
+            for line in batch.lines() {
+                let words: Vec<&str> = line.split(' ').collect();
+                shell::run("ip", &[&[family, "-n", node.netns.name()], &words[..]].concat())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes namespaces, nodes, pods, services and MeshConfig to the configuration directory of
+    /// each node, and the hosts file; waits until running daemons have it.
+    ///
+    /// # Errors
+    /// A daemon does not take it.
+    pub fn sync(&self) -> Result<()> {
+        let topology = self.topology();
+        let hosts: String =
+            lock(&self.state).hosts.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
+        fs::write(self.run.dir().join("hosts"), hosts)?;
+        for node in &self.nodes {
+            let settings = lock(&self.state).mesh_config.clone();
+            let mut mesh = settings.trim().to_owned();
+            if !mesh.contains("accessLogFile") {
+                mesh.push_str(&format!(
+                    "\naccessLogFile: {}\naccessLogEncoding: JSON\n",
+                    node.access_log().display()
+                ));
+            }
+            save(&node.config().join("mesh.yaml"), &manifest::mesh_config(mesh.trim_start()))?;
+        }
+        self.write_everywhere("topology.yaml", &topology)
+    }
+
+    /// The topology as the daemons get it.
+    #[must_use]
+    pub fn topology(&self) -> String {
+        let state = lock(&self.state);
+        let mut objects = Vec::new();
+        for (name, labels) in &state.namespaces {
+            objects.push(manifest::namespace(name, labels));
+        }
+        for node in &self.nodes {
+            objects.push(manifest::node(&node.name, &node_ips(node.number)));
+        }
+        let mut accounts = std::collections::BTreeSet::new();
+        for pod in state.pods.iter().filter(|p| !state.gone.iter().any(|g| g == p.netns.name())) {
+            let spec = lock(&pod.spec);
+            if accounts.insert((spec.namespace.clone(), spec.service_account.clone())) {
+                objects.push(manifest::service_account(&spec.service_account, &spec.namespace));
+            }
+            let netns = pod.netns.path().display().to_string();
+            objects.push(spec.yaml(&self.nodes[pod.node].name, &pod.ips, &netns));
+        }
+        for (service, vips) in &state.services {
+            objects.push(service.yaml(vips));
+        }
+        objects.join("---\n")
+    }
+
+    /// Saves a file of YAML for all nodes and waits until running daemons have taken it.
+    ///
+    /// # Errors
+    /// A daemon does not take it in time.
+    pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
+        self.write_everywhere(&format!("{name}.yaml"), yaml)
+    }
+
+    /// Removes a file that was applied.
+    ///
+    /// # Errors
+    /// It was never applied, or a daemon does not notice.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        let before = self.generations();
+        for node in &self.nodes {
+            fs::remove_file(node.config().join(format!("{name}.yaml")))?;
+        }
+        self.wait_applied(&before)
+    }
+
+    fn write_everywhere(&self, file: &str, text: &str) -> Result<()> {
+        let before = self.generations();
+        let mut changed = Vec::new();
+        for node in &self.nodes {
+            let path = node.config().join(file);
+            if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+                continue;
+            }
+            save(&path, text)?;
+            changed.push(before[node.number]);
+        }
+        if changed.is_empty() { Ok(()) } else { self.wait_applied(&before) }
+    }
+
+    /// How often each running daemon has loaded its directory.
+    fn generations(&self) -> Vec<Option<u64>> {
+        let daemons = lock(&self.daemons);
+        let each = self.nodes.iter().zip(daemons.iter());
+        each.map(|(node, daemon)| daemon.as_ref().and_then(|_| node.generation().ok())).collect()
+    }
+
+    fn wait_applied(&self, before: &[Option<u64>]) -> Result<()> {
+        for (node, before) in self.nodes.iter().zip(before) {
+            if let Some(before) = before {
+                eventually(
+                    &format!("{} to load its configuration", node.name),
+                    APPLY_LIMIT,
+                    || Ok((node.generation()? > *before).then_some(())),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the configuration, starts the daemons of all nodes and waits until they are ready.
+    ///
+    /// # Errors
+    /// A daemon does not become ready.
+    pub fn start(&self) -> Result<()> {
+        self.sync()?;
+        for node in &self.nodes {
+            self.spawn_daemon(node.number)?;
+        }
+        for node in &self.nodes {
+            self.wait_ready(node.number)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the daemon of a node, without waiting.
+    ///
+    /// # Errors
+    /// The binary is missing.
+    pub fn spawn_daemon(&self, node: usize) -> Result<()> {
+        self.spawn_daemon_with(node, &[])
+    }
+
+    /// Starts the daemon of a node with more arguments, without waiting.
+    ///
+    /// # Errors
+    /// The binary is missing.
+    pub fn spawn_daemon_with(&self, node: usize, extra: &[&str]) -> Result<()> {
+        let node = &self.nodes[node];
+        let mut settings = node.settings(&self.ca_dir());
+        settings.extra = extra.iter().map(|s| (*s).to_owned()).collect();
+        let daemon = Daemon::spawn(&settings, &node.netns, &node.cgroup.join("daemon"))?;
+        lock(&self.daemons)[node.number] = Some(daemon);
+        Ok(())
+    }
+
+    /// Waits until the daemon of a node is ready.
+    ///
+    /// # Errors
+    /// It is not, in time.
+    pub fn wait_ready(&self, node: usize) -> Result<()> {
+        let mut daemons = lock(&self.daemons);
+        let daemon = daemons[node].as_mut().context("no daemon was started")?;
+        daemon.wait_ready(&self.nodes[node].netns)
+    }
+
+    /// Does something with the daemon of a node.
+    ///
+    /// # Errors
+    /// There is none, or `work` fails.
+    pub fn daemon<T>(&self, node: usize, work: impl FnOnce(&mut Daemon) -> Result<T>) -> Result<T> {
+        work(lock(&self.daemons)[node].as_mut().context("no daemon was started")?)
+    }
+
+    /// `kill -9` of the daemon of a node.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn kill_daemon(&self, node: usize) -> Result<()> {
+        let mut daemon = lock(&self.daemons)[node].take().context("no daemon was started")?;
+        daemon.kill()
+    }
+
+    /// SIGTERM to the daemon of a node, and its end.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn stop_daemon(&self, node: usize) -> Result<()> {
+        let mut daemon = lock(&self.daemons)[node].take().context("no daemon was started")?;
+        daemon.stop(Duration::from_secs(30))
+    }
+
+    /// Begins to capture what crosses the wire.
+    ///
+    /// # Errors
+    /// tcpdump does not start.
+    pub fn capture(&self) -> Result<Capture> {
+        static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Capture::start(&self.wire, "br0", self.run.dir().join(format!("wire{n}.pcap")))
+    }
+
+    /// Metrics of all nodes together.
+    ///
+    /// # Errors
+    /// A daemon cannot be reached.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let mut all = Metrics::default();
+        for node in &self.nodes {
+            all = all.with(daemon::metrics(&node.netns)?);
+        }
+        Ok(all)
+    }
+
+    /// The difference of a sum since an earlier scrape, once it is at least `least`; counters may
+    /// lag an answer by a moment.
+    ///
+    /// # Errors
+    /// It does not get there; says how far it got.
+    pub fn counted(
+        &self,
+        before: &Metrics,
+        name: &str,
+        labels: &[(&str, &str)],
+        least: f64,
+    ) -> Result<f64> {
+        let then = before.sum(name, labels);
+        eventually(&format!("{name}{labels:?} to rise by {least}"), Duration::from_secs(3), || {
+            let rise = self.metrics()?.sum(name, labels) - then;
+            ensure!(rise >= least, "rose by {rise} only");
+            Ok(Some(rise))
+        })
+    }
+
+    /// The access log lines of a node.
+    #[must_use]
+    pub fn log(&self, node: usize) -> Vec<Entry> {
+        log::read(&self.nodes[node].access_log())
+    }
+
+    /// Waits for an access log line of a node that `wanted` accepts.
+    ///
+    /// # Errors
+    /// There is none; shows the last ones.
+    pub fn logged(
+        &self,
+        node: usize,
+        what: &str,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Result<Entry> {
+        eventually(
+            &format!("a log line of node {node} with {what}"),
+            Duration::from_secs(3),
+            || Ok(self.log(node).into_iter().rev().find(|e| wanted(e))),
+        )
+        .with_context(|| {
+            let lines = self.log(node);
+            let last = lines.iter().rev().take(5).map(|e| e.0.to_string());
+            last.collect::<Vec<_>>().join("\n")
+        })
+    }
+
+    /// What the daemon of a node printed.
+    #[must_use]
+    pub fn output(&self, node: usize) -> String {
+        fs::read_to_string(self.nodes[node].daemon_log()).unwrap_or_default()
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if self.kept {
+            // What was kept belongs to `cargo xtask clean` now.
+            std::mem::take(&mut *lock(&self.daemons)).into_iter().for_each(std::mem::forget);
+            std::mem::forget(self.root.take());
+            self.wire.keep();
+            self.nodes.iter().for_each(|node| node.netns.keep());
+            lock(&self.state).pods.iter().for_each(|pod| pod.netns.keep());
+            return;
+        }
+        if std::thread::panicking() || std::env::var_os("FAIRLEAD_KEEP_LOGS").is_some() {
+            for node in &self.nodes {
+                let log = fs::read_to_string(node.daemon_log()).unwrap_or_default();
+                eprintln!("--- daemon of {} ---\n{}", node.name, daemon::tail(&log));
+            }
+        }
+        lock(&self.daemons).clear();
+        self.root = None;
+    }
+}
+
+impl Node {
+    fn create(run: &Run, wire: &Netns, root: &Path, number: usize, nodes: usize) -> Result<Self> {
+        let name = format!("node{number}");
+        let netns = Netns::create(&format!("{}-{name}", run.id()))?;
+        for (path, value) in [
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            ("net/ipv4/fib_multipath_hash_policy", "1"),
+            ("net/ipv6/fib_multipath_hash_policy", "1"),
+        ] {
+            netns.sysctl(path, value)?;
+        }
+        let ns = netns.name();
+        shell::ip_batch(
+            None,
+            &format!(
+                "link add eth0 netns {ns} type veth peer name n{number} netns {}\n",
+                wire.name()
+            ),
+        )?;
+        shell::ip_batch(Some(wire.name()), &format!("link set n{number} master br0 up\n"))?;
+        let [v4, v6] = node_ips(number);
+        let mut commands = format!(
+            "link set eth0 up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n\
+             link add cni0 type bridge mcast_snooping 0\nlink set cni0 up\n\
+             addr add 10.77.{number}.1/24 dev cni0\naddr add fd77:{number}::1/64 dev cni0 nodad\n"
+        );
+        for other in (0..nodes).filter(|o| *o != number) {
+            let [v4, v6] = node_ips(other);
+            commands.push_str(&format!(
+                "route add 10.77.{other}.0/24 via {v4}\nroute add fd77:{other}::/64 via {v6}\n"
+            ));
+        }
+        shell::ip_batch(Some(ns), &commands)?;
+        let cgroup = root.join(&name);
+        fs::create_dir_all(cgroup.join("daemon"))?;
+        fs::create_dir_all(cgroup.join("pods"))?;
+        let dir = run.dir().join(&name);
+        fs::create_dir_all(dir.join("config"))?;
+        Ok(Self {
+            number,
+            name,
+            netns,
+            cgroup,
+            dir,
+            pins: run.pins().join(format!("node{number}")),
+            next_pod: Mutex::new(10),
+        })
+    }
+
+    /// Its configuration directory.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config")
+    }
+
+    /// Its access log.
+    #[must_use]
+    pub fn access_log(&self) -> PathBuf {
+        self.dir.join("access.log")
+    }
+
+    /// What its daemon prints.
+    #[must_use]
+    pub fn daemon_log(&self) -> PathBuf {
+        self.dir.join("daemon.log")
+    }
+
+    /// Its addresses.
+    #[must_use]
+    pub fn ips(&self) -> [IpAddr; 2] {
+        node_ips(self.number)
+    }
+
+    /// What its daemon is started with.
+    #[must_use]
+    pub fn settings(&self, ca: &Path) -> Settings {
+        Settings {
+            node: self.name.clone(),
+            config: self.config(),
+            ca: ca.to_owned(),
+            cgroup: self.cgroup.clone(),
+            pins: self.pins.clone(),
+            log: self.daemon_log(),
+            extra: Vec::new(),
+        }
+    }
+
+    /// How often its daemon has loaded the configuration.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached.
+    pub fn generation(&self) -> Result<u64> {
+        let told = daemon::json(&self.netns, "/config/generation")?;
+        told["generation"].as_u64().context("no generation")
+    }
+
+    fn make_pod(&self, id: &str, spec: PodSpec, hosts: PathBuf) -> Result<Pod> {
+        let k = {
+            let mut next = lock(&self.next_pod);
+            *next += 1;
+            *next
+        };
+        ensure!(k < 255, "a node holds no more than 244 pods here");
+        let number = self.number;
+        let netns = Netns::create(&format!("{id}-{}-{}", spec.namespace, spec.name))?;
+        shell::ip_batch(
+            None,
+            &format!(
+                "link add eth0 netns {} type veth peer name v{k} netns {}\n",
+                netns.name(),
+                self.netns.name()
+            ),
+        )?;
+        shell::ip_batch(Some(self.netns.name()), &format!("link set v{k} master cni0 up\n"))?;
+        let v4 = Ipv4Addr::new(10, 77, u8::try_from(number)?, u8::try_from(k)?);
+        let v6 = Ipv6Addr::new(0xfd77, u16::try_from(number)?, 0, 0, 0, 0, 0, k);
+        let mut commands = String::from("link set eth0 up\n");
+        let mut ips: Vec<IpAddr> = Vec::new();
+        if spec.families != Families::V6 {
+            ips.push(v4.into());
+            commands.push_str(&format!(
+                "addr add {v4}/24 dev eth0\nroute add default via 10.77.{number}.1\n"
+            ));
+        }
+        if spec.families != Families::V4 {
+            ips.push(v6.into());
+            commands.push_str(&format!(
+                "addr add {v6}/64 dev eth0 nodad\nroute add default via fd77:{number}::1\n"
+            ));
+        }
+        shell::ip_batch(Some(netns.name()), &commands)?;
+        let cgroup = self.cgroup.join("pods").join(netns.name());
+        fs::create_dir(&cgroup)?;
+        let dir = self.dir.join(&spec.name);
+        fs::create_dir_all(&dir)?;
+        let name = spec.name.clone();
+        Ok(Pod { spec: Mutex::new(spec), name, netns, node: number, ips, cgroup, dir, hosts })
+    }
+}
+
+impl Pod {
+    /// Its first address.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ips[0]
+    }
+
+    /// Its address of a family.
+    ///
+    /// # Panics
+    /// It has none.
+    #[must_use]
+    pub fn ip_of(&self, v4: bool) -> IpAddr {
+        let found = self.ips.iter().find(|ip| ip.is_ipv4() == v4).copied();
+        found.unwrap_or_else(|| panic!("{} has no such address", self.name))
+    }
+
+    /// Sets a label, or takes it away.
+    pub fn label(&self, key: &str, value: Option<&str>) {
+        let mut spec = lock(&self.spec);
+        match value {
+            Some(value) => spec.labels.insert(key.into(), value.into()),
+            None => spec.labels.remove(key),
+        };
+    }
+
+    /// Says whether the pod is ready.
+    pub fn ready(&self, ready: bool) {
+        lock(&self.spec).ready = ready;
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { netns: &self.netns, cgroup: &self.cgroup }
+    }
+
+    /// Starts an application of `fairlead-apps` and waits until it takes connections.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn serve(&self, args: &[&str]) -> Result<Process> {
+        let mut process = self.spawn(args)?;
+        process.wait_for("ready:", Duration::from_secs(10))?;
+        Ok(process)
+    }
+
+    /// Starts an application of `fairlead-apps`, without waiting.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn spawn(&self, args: &[&str]) -> Result<Process> {
+        static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let log = self.dir.join(format!("app{n}.log"));
+        let program = binary("fairlead-apps", "FAIRLEAD_APPS")?;
+        let hosts = self.hosts.display().to_string();
+        let env = [("FAIRLEAD_APPS_HOSTS", hosts.as_str())];
+        Process::spawn(self.place(), &program, args, &env, &log)
+    }
+
+    /// Runs an application of `fairlead-apps` to its end; what it printed.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than a minute and a half.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        let program = binary("fairlead-apps", "FAIRLEAD_APPS")?;
+        self.exec(&program, args)
+    }
+
+    /// Runs any program in the pod; what it printed.
+    ///
+    /// # Errors
+    /// It fails, or takes longer than a minute and a half.
+    pub fn exec(&self, program: &Path, args: &[&str]) -> Result<String> {
+        let hosts = self.hosts.display().to_string();
+        let env = [("FAIRLEAD_APPS_HOSTS", hosts.as_str())];
+        process::run(self.place(), program, args, &env, Duration::from_secs(90))
+    }
+
+    /// One HTTP request.
+    ///
+    /// # Errors
+    /// The client cannot be run; a failed request is a reply with status 0.
+    pub fn get(&self, url: &str, more: &[&str]) -> Result<Reply> {
+        Ok(Reply(last_json(&self.run(&[&["get", url], more].concat())?)?))
+    }
+
+    /// Several HTTP requests over one connection.
+    ///
+    /// # Errors
+    /// The client cannot be run.
+    pub fn get_many(&self, url: &str, count: u32, more: &[&str]) -> Result<Vec<Reply>> {
+        let n = count.to_string();
+        let out = self.run(&[&["get", url, "-n", &n], more].concat())?;
+        Ok(all_json(&out)?.into_iter().map(Reply).collect())
+    }
+
+    /// A raw TCP exchange.
+    ///
+    /// # Errors
+    /// The client cannot be run.
+    pub fn send(&self, to: &str, data: &str, more: &[&str]) -> Result<Sent> {
+        Ok(Sent(last_json(&self.run(&[&["send", to, data], more].concat())?)?))
+    }
+
+    /// A load.
+    ///
+    /// # Errors
+    /// The load generator cannot be run.
+    pub fn load(&self, url: &str, more: &[&str]) -> Result<Load> {
+        Ok(Load(last_json(&self.run(&[&["load", url], more].concat())?)?))
+    }
+
+    /// gRPC calls over one connection.
+    ///
+    /// # Errors
+    /// The client cannot be run or connect.
+    pub fn grpc(&self, authority: &str, more: &[&str]) -> Result<Vec<Reply>> {
+        let out = self.run(&[&["grpc", authority], more].concat())?;
+        Ok(all_json(&out)?.into_iter().map(Reply).collect())
+    }
+}
+
+fn node_ips(number: usize) -> [IpAddr; 2] {
+    let n = u8::try_from(10 + number).unwrap_or(u8::MAX);
+    [
+        Ipv4Addr::new(192, 168, 77, n).into(),
+        Ipv6Addr::new(0xfd77, 0xffff, 0, 0, 0, 0, 0, n.into()).into(),
+    ]
+}
+
+/// Writes a file as a careful editor does: beside it, then renamed over it.
+fn save(path: &Path, text: &str) -> Result<()> {
+    // Not `.yaml`, so that no half-written file is ever read.
+    let beside = path.with_extension("saving");
+    fs::write(&beside, text)?;
+    fs::rename(&beside, path).with_context(|| format!("{}", path.display()))
+}

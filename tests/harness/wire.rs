@@ -1,0 +1,149 @@
+//! The wire between the nodes, and an observer on it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::netns::Netns;
+use crate::packets::{self, Flow, Segment};
+use crate::wait::eventually;
+
+/// A running capture (tcpdump) of all that crosses the wire.
+#[derive(Debug)]
+pub struct Capture {
+    child: Child,
+    file: PathBuf,
+    said: PathBuf,
+}
+
+/// What was captured.
+#[derive(Debug)]
+pub struct Captured {
+    /// TCP segments.
+    pub segments: Vec<Segment>,
+    /// Flows, put together.
+    pub flows: Vec<Flow>,
+}
+
+impl Capture {
+    /// Begins to capture on `interface` of a namespace; returns when packets are being taken.
+    ///
+    /// # Errors
+    /// tcpdump is missing or does not start.
+    pub fn start(netns: &Netns, interface: &str, file: PathBuf) -> Result<Self> {
+        let said = file.with_extension("log");
+        let log = std::fs::File::create(&said)?;
+        let child = netns.enter(|| {
+            Command::new("tcpdump")
+                .args(["-i", interface, "-s", "0", "-B", "65536", "--immediate-mode", "-U", "-n"])
+                .args(["-Z", "root", "-w"])
+                .arg(&file)
+                .arg("tcp")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .context("starting tcpdump (package tcpdump)")
+        })?;
+        let capture = Self { child, file, said };
+        eventually("tcpdump to listen", Duration::from_secs(10), || {
+            Ok(std::fs::read_to_string(&capture.said)?.contains("listening on").then_some(()))
+        })?;
+        Ok(capture)
+    }
+
+    /// Ends the capture and reads it.
+    ///
+    /// # Errors
+    /// The kernel dropped packets, so that nothing could be said about what was not seen.
+    pub fn stop(mut self) -> Result<Captured> {
+        // Packets that were sent a moment ago are on their way through the observer's socket.
+        std::thread::sleep(Duration::from_millis(100));
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no pid")?, Signal::INT)?;
+        self.child.wait()?;
+        let said = std::fs::read_to_string(&self.said)?;
+        let dropped = said
+            .lines()
+            .find_map(|l| l.strip_suffix(" packets dropped by kernel"))
+            .and_then(|n| n.trim().parse::<u64>().ok())
+            .with_context(|| format!("tcpdump said {said}"))?;
+        ensure!(dropped == 0, "the observer lost {dropped} packets");
+        let (segments, _) = packets::parse(&std::fs::read(&self.file)?)?;
+        let flows = packets::flows(&segments);
+        Ok(Captured { segments, flows })
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Captured {
+    /// Nothing with `marker` in it crossed the wire, in any segment or flow.
+    ///
+    /// # Errors
+    /// It did; with the connection.
+    pub fn assert_no_plaintext(&self, marker: &str) -> Result<()> {
+        let needle = marker.as_bytes();
+        let has = |bytes: &[u8]| bytes.windows(needle.len()).any(|w| w == needle);
+        for flow in &self.flows {
+            if has(&flow.bytes) {
+                bail!("{marker:?} in plaintext from {} to {}", flow.source, flow.destination);
+            }
+        }
+        for segment in &self.segments {
+            if has(&segment.payload) {
+                bail!("{marker:?} in plaintext from {} to {}", segment.source, segment.destination);
+            }
+        }
+        Ok(())
+    }
+
+    /// Something with `marker` in it crossed the wire: the control of the assertion above.
+    #[must_use]
+    pub fn saw_plaintext(&self, marker: &str) -> bool {
+        self.assert_no_plaintext(marker).is_err()
+    }
+
+    /// Every byte between these addresses was TLS; how many connections there were.
+    ///
+    /// # Errors
+    /// A flow with bytes that are no TLS records.
+    pub fn assert_all_tls(&self, between: &[IpAddr]) -> Result<usize> {
+        let mut opened = 0;
+        for flow in self.between(between) {
+            if !crate::tls::is_tls(&flow.bytes) {
+                let start = &flow.bytes[..flow.bytes.len().min(64)];
+                bail!(
+                    "not TLS from {} to {}: {:?}",
+                    flow.source,
+                    flow.destination,
+                    String::from_utf8_lossy(start)
+                );
+            }
+            opened += usize::from(flow.opened);
+        }
+        Ok(opened)
+    }
+
+    /// Flows both of whose ends are among these addresses.
+    pub fn between<'a>(&'a self, ends: &'a [IpAddr]) -> impl Iterator<Item = &'a Flow> {
+        self.flows
+            .iter()
+            .filter(move |f| ends.contains(&f.source.ip()) && ends.contains(&f.destination.ip()))
+    }
+
+    /// Payload bytes between these addresses, both directions.
+    #[must_use]
+    pub fn payload_bytes(&self, ends: &[IpAddr]) -> usize {
+        self.between(ends).map(|f| f.bytes.len()).sum()
+    }
+}

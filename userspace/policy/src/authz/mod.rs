@@ -14,7 +14,8 @@ mod value;
 pub use rule::{Condition, Operation, Rule, Source};
 pub use set::{Action, AuthzSet, DenyReason, Policy, PolicyName, Verdict};
 pub use value::{
-    NamespaceMatch, PathMatch, PrincipalMatch, ServiceAccountMatch, ValueError, Values,
+    NamespaceMatch, PathMatch, PrincipalMatch, ServiceAccountMatch, TrustDomainMatch, ValueError,
+    Values,
 };
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use ipnet::IpNet;
 
-use super::value::{NamespaceMatch, PathMatch, PrincipalMatch, ServiceAccountMatch, Values};
+use super::value::{
+    NamespaceMatch, PathMatch, PrincipalMatch, ServiceAccountMatch, TrustDomainMatch, Values,
+};
 use crate::matcher::{HeaderKey, StringMatch};
 use crate::{ConnView, RequestView};
 
@@ -30,6 +32,8 @@ pub struct Source {
     pub namespaces: Values<NamespaceMatch>,
     /// `serviceAccounts`, `notServiceAccounts`.
     pub service_accounts: Values<ServiceAccountMatch>,
+    /// `trustDomains`, `notTrustDomains`.
+    pub trust_domains: Values<TrustDomainMatch>,
     /// `ipBlocks`, `notIpBlocks`.
     pub ip_blocks: Values<IpNet>,
 }
@@ -62,7 +66,7 @@ pub enum Condition {
     /// `source.serviceAccount`.
     SourceServiceAccount(Values<ServiceAccountMatch>),
     /// `source.trustDomain`.
-    SourceTrustDomain(Values<StringMatch>),
+    SourceTrustDomain(Values<TrustDomainMatch>),
     /// `destination.ip`.
     DestinationIp(Values<IpNet>),
     /// `destination.port`.
@@ -109,10 +113,11 @@ impl Rule {
 
 impl Source {
     fn matches(&self, conn: &ConnView<'_>) -> bool {
-        let Self { principals, namespaces, service_accounts, ip_blocks } = self;
+        let Self { principals, namespaces, service_accounts, trust_domains, ip_blocks } = self;
         principals.satisfied(|want| conn.peer.is_some_and(|peer| want.matches(peer)))
             && namespaces.satisfied(|want| conn.peer.is_some_and(|p| want.matches(p.namespace())))
             && service_accounts.satisfied(|want| conn.peer.is_some_and(|peer| want.matches(peer)))
+            && trust_domains.satisfied(|want| conn.peer.is_some_and(|peer| want.matches(peer)))
             && ip_blocks.satisfied(|block| block.contains(&conn.source.ip().to_canonical()))
     }
 }
@@ -156,9 +161,9 @@ impl Condition {
             Self::SourceServiceAccount(values) => {
                 values.satisfied(|want| conn.peer.is_some_and(|peer| want.matches(peer)))
             }
-            Self::SourceTrustDomain(values) => values.satisfied(|want| {
-                conn.peer.is_some_and(|peer| want.matches(peer.trust_domain().as_str()))
-            }),
+            Self::SourceTrustDomain(values) => {
+                values.satisfied(|want| conn.peer.is_some_and(|peer| want.matches(peer)))
+            }
             Self::DestinationIp(values) => values.satisfied(|block| block.contains(&destination)),
             Self::DestinationPort(values) => {
                 values.satisfied(|port| *port == conn.destination.port())

@@ -143,6 +143,13 @@ impl AuthzSet {
         self.audit.iter().chain(&self.deny).chain(&self.allow)
     }
 
+    /// Whether both hold the very same policies, so that one can stand for the other.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.policies().count() == other.policies().count()
+            && self.policies().zip(other.policies()).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+
     /// Whether any rule that can apply to `port` looks at the request. Where none does, the
     /// verdict of [`AuthzSet::connection`] holds for every request of a connection.
     #[must_use]

@@ -185,6 +185,36 @@ impl ServiceAccountMatch {
     }
 }
 
+/// `trustDomains` and `source.trustDomain`: exact, `prefix*`, `*suffix` or `*`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrustDomainMatch {
+    pattern: StringMatch,
+}
+
+impl TrustDomainMatch {
+    /// Parses one entry. One that names a trust domain of the mesh stands for all of them (Istio
+    /// `Bundle.ExpandTrustDomainAliases`), hence a list.
+    ///
+    /// # Errors
+    /// Empty.
+    pub fn parse(value: &str, trust_domains: &[TrustDomain]) -> Result<Vec<Self>, ValueError> {
+        if value.is_empty() {
+            return Err(ValueError::new("trust domain", value));
+        }
+        let exact = |td: &TrustDomain| Self { pattern: StringMatch::Exact(td.as_str().into()) };
+        if trust_domains.iter().any(|td| td.as_str() == value) {
+            return Ok(trust_domains.iter().map(exact).collect());
+        }
+        Ok(vec![Self { pattern: StringMatch::wildcard(value) }])
+    }
+
+    /// Whether `peer` is of it.
+    #[must_use]
+    pub fn matches(&self, peer: &SpiffeId) -> bool {
+        self.pattern.matches(peer.trust_domain().as_str())
+    }
+}
+
 /// `paths`: exact, `prefix*`, `*suffix`, `*`, or a template with `{*}` and `{**}`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PathMatch {

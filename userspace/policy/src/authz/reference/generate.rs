@@ -22,6 +22,7 @@ const PRINCIPALS: &[&str] = &[
 ];
 const NAMESPACES: &[&str] = &["a", "b", "ab", "a*", "*b", "*", "a*b", "c"];
 const ACCOUNTS: &[&str] = &["x", "y", "a/x", "b/y", "ab/x", "c/z"];
+const DOMAINS: &[&str] = &["cluster.local", "td2", "old", "foreign", "*", "td*", "*d", "none"];
 const BLOCKS: &[&str] =
     &["10.0.0.1", "10.0.0.0/24", "10.0.0.0/8", "10.1.0.0/16", "fd00::/8", "fd00::1", "0.0.0.0/0"];
 const PORTS: &[&str] = &["80", "8080", "9090"];
@@ -47,6 +48,8 @@ const KEYS: &[(&str, &[&str])] = &[
     ("source.ip", BLOCKS),
     ("source.namespace", NAMESPACES),
     ("source.principal", PRINCIPALS),
+    ("source.serviceAccount", ACCOUNTS),
+    ("source.trustDomain", DOMAINS),
     ("destination.ip", BLOCKS),
     ("destination.port", PORTS),
     ("connection.sni", HOSTS),
@@ -71,6 +74,7 @@ fn random_rule(rng: &mut Rng) -> PlainRule {
             principals: random_lists(rng, PRINCIPALS, 3),
             namespaces: random_lists(rng, NAMESPACES, 4),
             service_accounts: random_lists(rng, ACCOUNTS, 5),
+            trust_domains: random_lists(rng, DOMAINS, 6),
             ip_blocks: random_lists(rng, BLOCKS, 5),
         })
         .collect();

@@ -32,6 +32,9 @@ fn cidr(value: &str) -> Vec<ipnet::IpNet> {
 fn compile(policy: &PlainPolicy, trust_domains: &[TrustDomain]) -> Policy {
     let principals = |l: &Lists| lists(l, |v| PrincipalMatch::parse(v, trust_domains).unwrap());
     let namespaces = |l: &Lists| lists(l, |v| vec![NamespaceMatch::parse(v).unwrap()]);
+    let domains = |l: &Lists| lists(l, |v| TrustDomainMatch::parse(v, trust_domains).unwrap());
+    let accounts =
+        |l: &Lists| lists(l, |v| vec![ServiceAccountMatch::parse(v, &policy.namespace).unwrap()]);
     let ports = |l: &Lists| lists(l, |v| vec![v.parse::<u16>().unwrap()]);
     let texts = |l: &Lists| lists(l, |v| vec![StringMatch::wildcard(v)]);
     let rule = |rule: &PlainRule| Rule {
@@ -41,9 +44,8 @@ fn compile(policy: &PlainPolicy, trust_domains: &[TrustDomain]) -> Policy {
             .map(|source| Source {
                 principals: principals(&source.principals),
                 namespaces: namespaces(&source.namespaces),
-                service_accounts: lists(&source.service_accounts, |v| {
-                    vec![ServiceAccountMatch::parse(v, &policy.namespace).unwrap()]
-                }),
+                service_accounts: accounts(&source.service_accounts),
+                trust_domains: domains(&source.trust_domains),
                 ip_blocks: lists(&source.ip_blocks, cidr),
             })
             .collect(),
@@ -64,6 +66,8 @@ fn compile(policy: &PlainPolicy, trust_domains: &[TrustDomain]) -> Policy {
                 "source.ip" => Condition::SourceIp(lists(l, cidr)),
                 "source.namespace" => Condition::SourceNamespace(namespaces(l)),
                 "source.principal" => Condition::SourcePrincipal(principals(l)),
+                "source.serviceAccount" => Condition::SourceServiceAccount(accounts(l)),
+                "source.trustDomain" => Condition::SourceTrustDomain(domains(l)),
                 "destination.ip" => Condition::DestinationIp(lists(l, cidr)),
                 "destination.port" => Condition::DestinationPort(ports(l)),
                 "connection.sni" => Condition::Sni(texts(l)),

@@ -14,6 +14,7 @@ pub(super) struct PlainSource {
     pub(super) principals: Lists,
     pub(super) namespaces: Lists,
     pub(super) service_accounts: Lists,
+    pub(super) trust_domains: Lists,
     pub(super) ip_blocks: Lists,
 }
 
@@ -128,6 +129,15 @@ fn plain_principal(pattern: &str, world: &World) -> bool {
     spellings.iter().any(|spelling| plain_wildcard(spelling, &have))
 }
 
+fn plain_trust_domain(pattern: &str, world: &World) -> bool {
+    let Some(peer) = &world.peer else { return false };
+    let have = peer.to_string().split('/').nth(2).unwrap().to_owned();
+    if world.trust_domains.contains(&pattern) {
+        return world.trust_domains.contains(&have.as_str());
+    }
+    plain_wildcard(pattern, &have)
+}
+
 fn plain_account(pattern: &str, policy: &PlainPolicy, world: &World) -> bool {
     let Some(peer) = &world.peer else { return false };
     let have = format!("{}/{}", peer.namespace(), peer.service_account());
@@ -168,6 +178,7 @@ fn plain_rule(policy: &PlainPolicy, rule: &PlainRule, world: &World, http: bool)
             holds(&source.principals, &|v| plain_principal(v, world))
                 && holds(&source.namespaces, &namespace)
                 && holds(&source.service_accounts, &|v| plain_account(v, policy, world))
+                && holds(&source.trust_domains, &|v| plain_trust_domain(v, world))
                 && holds(&source.ip_blocks, &|v| plain_cidr(v, world.source.ip()))
         });
     let port = |v: &str| v == world.destination.port().to_string();
@@ -190,6 +201,8 @@ fn plain_rule(policy: &PlainPolicy, rule: &PlainRule, world: &World, http: bool)
         "source.ip" => holds(lists, &|v| plain_cidr(v, world.source.ip())),
         "source.namespace" => holds(lists, &namespace),
         "source.principal" => holds(lists, &|v| plain_principal(v, world)),
+        "source.serviceAccount" => holds(lists, &|v| plain_account(v, policy, world)),
+        "source.trustDomain" => holds(lists, &|v| plain_trust_domain(v, world)),
         "destination.ip" => holds(lists, &|v| plain_cidr(v, world.destination.ip())),
         "destination.port" => holds(lists, &port),
         "connection.sni" => holds(lists, &|v| world.sni.is_some_and(|sni| plain_wildcard(v, sni))),

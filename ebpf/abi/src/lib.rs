@@ -1,1 +1,375 @@
-//! Map keys and values shared by kernel and userspace.
+//! Map keys and values shared by the eBPF programs and userspace.
+//!
+//! Every type is `repr(C)` without implicit padding (checked below at compile time), because the
+//! kernel compares keys byte for byte. Addresses are 16 bytes in IPv6 form: an IPv4 address is
+//! written as `::ffff:a.b.c.d`, so one key serves both families and a dual-stack socket meets the
+//! same entry as an IPv4 one. Ports are in host byte order.
+
+#![no_std]
+
+/// The version of everything in this crate. Userspace and programs with different numbers never
+/// share a map: bump it with every change of a layout, a map's type or the meaning of a field.
+pub const ABI_VERSION: u32 = 1;
+
+/// An address in IPv6 form, as the four words that lie in memory (network byte order), so that the
+/// eBPF programs move it word by word.
+pub type Addr = [u32; 4];
+
+/// The third word of an IPv4 address in IPv6 form.
+pub const MAPPED_WORD: u32 = 0xffff_u32.to_be();
+
+/// Delivery sources per family. Several, because one source has only an ephemeral range of ports
+/// towards one destination.
+pub const DELIVERY_SOURCES: u32 = 4;
+
+/// The IPv4 sources from which the daemon delivers inbound connections to the application begin
+/// here: `127.0.0.6` to `127.0.0.9` (host byte order).
+pub const DELIVERY_FIRST_V4: u32 = 0x7f00_0006;
+
+/// The IPv6 sources begin here: `::6` to `::9` (the last word, host byte order).
+pub const DELIVERY_FIRST_V6: u32 = 6;
+
+/// The IPv6 form of an IPv4 address given as it lies in memory.
+#[must_use]
+#[inline(always)]
+pub const fn mapped(v4: u32) -> Addr {
+    [0, 0, MAPPED_WORD, v4]
+}
+
+/// Whether the address is the IPv6 form of an IPv4 address.
+#[must_use]
+#[inline(always)]
+pub const fn is_mapped(addr: &Addr) -> bool {
+    addr[0] | addr[1] == 0 && addr[2] == MAPPED_WORD
+}
+
+/// Whether the address is loopback: `127.0.0.0/8`, `::1`, or unspecified, which `connect()` takes
+/// for loopback.
+#[must_use]
+#[inline(always)]
+pub const fn is_loopback(addr: &Addr) -> bool {
+    if addr[0] | addr[1] != 0 {
+        return false;
+    }
+    let last = u32::from_be(addr[3]);
+    (addr[2] == MAPPED_WORD && (last >> 24 == 127 || last == 0)) || (addr[2] == 0 && last <= 1)
+}
+
+/// Whether the address is a source of deliveries, in either family.
+#[must_use]
+#[inline(always)]
+pub const fn is_delivery_source(addr: &Addr) -> bool {
+    if addr[0] | addr[1] != 0 {
+        return false;
+    }
+    let first = if addr[2] == MAPPED_WORD {
+        DELIVERY_FIRST_V4
+    } else if addr[2] == 0 {
+        DELIVERY_FIRST_V6
+    } else {
+        return false;
+    };
+    u32::from_be(addr[3]).wrapping_sub(first) < DELIVERY_SOURCES
+}
+
+/// Key of `PODS`, and of nothing else: it must stay a bare `u64` in every ABI version, because a
+/// newer daemon reads the keys of an older one's map to refuse their traffic until it knows better.
+pub type PodKey = u64;
+
+/// What a pod's entry asks for.
+pub mod pod_flags {
+    /// Traffic is captured: to the listeners, or refused if there are none.
+    pub const ENROLLED: u32 = 1;
+    /// The pod is known and not enrolled: its traffic passes whatever `unknown_netns` says.
+    pub const PASS: u32 = 2;
+    /// `EXCLUDED_CIDRS` has entries for this pod.
+    pub const HAS_CIDRS: u32 = 4;
+    /// `EXCLUDED_PORTS` has outbound entries for this pod.
+    pub const HAS_OUTBOUND_PORTS: u32 = 8;
+    /// `EXCLUDED_PORTS` has inbound entries for this pod.
+    pub const HAS_INBOUND_PORTS: u32 = 16;
+}
+
+/// Value of `PODS`: one pod, by the cookie of its network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodEntry {
+    /// [`pod_flags`].
+    pub flags: u32,
+    /// Port of the inbound IPv4 listener: nobody may connect to it but by steering.
+    pub inbound_v4: u16,
+    /// Port of the inbound IPv6 listener.
+    pub inbound_v6: u16,
+}
+
+/// Which listener of a pod.
+pub mod role {
+    /// `connect4` sends here.
+    pub const OUTBOUND_V4: u32 = 0;
+    /// `connect6` sends here.
+    pub const OUTBOUND_V6: u32 = 1;
+    /// `sk_lookup` steers IPv4 here.
+    pub const INBOUND_V4: u32 = 2;
+    /// `sk_lookup` steers IPv6 here.
+    pub const INBOUND_V6: u32 = 3;
+}
+
+/// Key of `LISTENERS`, a sockhash: a listener leaves it by itself when its process dies, which is
+/// what makes a dead daemon mean "refused".
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerKey {
+    /// Cookie of the pod's network namespace.
+    pub netns: u64,
+    /// [`role`].
+    pub role: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Key of `FLOWS` and `CLIENTS`: one end of a TCP connection inside a pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct EndKey {
+    /// Cookie of the pod's network namespace.
+    pub netns: u64,
+    /// Source address.
+    pub addr: Addr,
+    /// Source port.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
+/// The key under which a place is reserved, from the decision to connect until the source port is
+/// known. No namespace has the cookie 0.
+#[must_use]
+#[inline(always)]
+pub const fn reservation(socket: u64) -> EndKey {
+    EndKey { netns: 0, addr: [socket as u32, (socket >> 32) as u32, 0, 0], port: 0, pad: [0; 3] }
+}
+
+/// Value of `FLOWS`: what the application asked for on the captured connection with this source.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The address asked for.
+    pub dst: Addr,
+    /// Cookie of the application's socket.
+    pub socket: u64,
+    /// `CLOCK_MONOTONIC` of publication, in nanoseconds: what nobody took is swept by age.
+    pub at: u64,
+    /// The port asked for.
+    pub port: u16,
+    /// Zero.
+    pub pad: [u16; 3],
+}
+
+/// Value of `CLIENTS`: whom the delivery with this source speaks for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The real client.
+    pub addr: Addr,
+    /// The address that the delivery goes to; anything else that turns up with the same source is
+    /// somebody else's connection.
+    pub dst: Addr,
+    /// Cookie of the daemon's socket.
+    pub socket: u64,
+    /// `CLOCK_MONOTONIC` of recording, in nanoseconds.
+    pub at: u64,
+    /// The real client's port.
+    pub port: u16,
+    /// The port that the delivery goes to.
+    pub dst_port: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What [`SocketState`] says about a socket.
+pub mod socket_kind {
+    /// A captured outbound socket: `addr` is what it asked for.
+    pub const OUTBOUND: u32 = 1;
+    /// A socket accepted from a delivery: `addr` is the real client.
+    pub const ACCEPTED: u32 = 2;
+    /// The daemon's end of a delivery, not yet connected: `addr` is the real client. Userspace
+    /// writes it.
+    pub const DELIVERY: u32 = 3;
+}
+
+/// Value of `SOCKETS`, kept with a socket and gone with it: the peer that it stands for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketState {
+    /// The peer's address.
+    pub addr: Addr,
+    /// [`socket_kind`].
+    pub kind: u32,
+    /// The peer's port.
+    pub port: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Directions of an excluded port.
+pub mod direction {
+    /// Connections that the pod opens.
+    pub const OUTBOUND: u16 = 0;
+    /// Connections that the pod accepts.
+    pub const INBOUND: u16 = 1;
+}
+
+/// Key of `EXCLUDED_PORTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortKey {
+    /// Cookie of the pod's network namespace.
+    pub netns: u64,
+    /// The port.
+    pub port: u16,
+    /// [`direction`].
+    pub direction: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Data of a key of `EXCLUDED_CIDRS` (a trie): the cookie is part of every prefix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CidrKey {
+    /// Cookie of the pod's network namespace, in memory order.
+    pub netns: [u32; 2],
+    /// The address.
+    pub addr: Addr,
+}
+
+/// Key of `EXCLUDED_CIDRS` as userspace writes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CidrPrefix {
+    /// Bits of `key` that count, from [`CIDR_NETNS_BITS`] to [`CIDR_ALL_BITS`].
+    pub prefix_len: u32,
+    /// What they are compared with.
+    pub key: CidrKey,
+}
+
+/// Bits of a [`CidrKey`] before the address.
+pub const CIDR_NETNS_BITS: u32 = 64;
+/// Bits of a [`CidrKey`] before the four bytes of an IPv4 address.
+pub const CIDR_V4_BITS: u32 = CIDR_NETNS_BITS + 96;
+/// Bits of a whole [`CidrKey`].
+pub const CIDR_ALL_BITS: u32 = CIDR_NETNS_BITS + 128;
+
+/// The only entry of `SETTINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Cookie of the host's network namespace: always passes.
+    pub host_netns: u64,
+    /// The daemon's thread group: its connections are never captured.
+    pub daemon_tgid: u32,
+    /// Not zero: a namespace without an entry in `PODS` is refused.
+    pub refuse_unknown: u32,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Indices of `COUNTERS`, one per outcome.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Counter {
+            /// All of them, in the order of their index.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The name to show.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// An outbound connection went to the daemon.
+    CapturedOutbound = "captured_outbound",
+    /// An inbound connection went to the daemon.
+    CapturedInbound = "captured_inbound",
+    /// To loopback: stays in the pod.
+    PassedLoopback = "passed_loopback",
+    /// An excluded port or range, outbound.
+    PassedExcludedOutbound = "passed_excluded_outbound",
+    /// An excluded port, inbound.
+    PassedExcludedInbound = "passed_excluded_inbound",
+    /// Refused: a namespace that nobody enrolled, and the setting says refuse.
+    RefusedUnknownNetns = "refused_unknown_netns",
+    /// Refused: enrolled, and no daemon listens for outbound connections.
+    RefusedNoOutboundListener = "refused_no_outbound_listener",
+    /// Refused: enrolled, and no daemon listens for inbound connections.
+    RefusedNoInboundListener = "refused_no_inbound_listener",
+    /// Refused: the original destination could not be kept with the socket.
+    RefusedNoMemory = "refused_no_memory",
+    /// Refused: the socket is bound to a device and could not be freed from it.
+    RefusedBoundDevice = "refused_bound_device",
+    /// Refused: an application took a delivery source for its own.
+    RefusedForgedSource = "refused_forged_source",
+    /// Refused: a connection to the daemon's inbound listener past steering.
+    RefusedDirectInbound = "refused_direct_inbound",
+    /// Refused: a protocol that would carry TCP past capture (MPTCP, SCTP…).
+    RefusedProtocol = "refused_protocol",
+    /// Refused: the programs found no settings.
+    RefusedNoSettings = "refused_no_settings",
+    /// Refused: the table of flows that the daemon has not yet taken is full.
+    RefusedFlowsFull = "refused_flows_full",
+    /// Refused: the table of deliveries that the application has not yet accepted is full.
+    RefusedClientsFull = "refused_clients_full",
+    /// A flow was published to the daemon.
+    FlowPublished = "flow_published",
+    /// An unused flow was withdrawn because its connection never came about.
+    FlowWithdrawn = "flow_withdrawn",
+    /// A delivery's client was recorded.
+    ClientPublished = "client_published",
+    /// An unused client was withdrawn because its delivery never came about.
+    ClientWithdrawn = "client_withdrawn",
+    /// A delivery reached the application and shows its real client.
+    ClientAttached = "client_attached",
+    /// A connection from a delivery source had no record, or one for another destination.
+    ClientMiss = "client_miss",
+    /// A peer address was shown in place of the daemon's.
+    PeerShown = "peer_shown",
+}
+
+macro_rules! layout {
+    ($($name:ty = $size:literal / $align:literal),* $(,)?) => {
+        $(const _: () = assert!(size_of::<$name>() == $size && align_of::<$name>() == $align);)*
+        #[cfg(feature = "user")]
+        mod pod {
+            use super::*;
+            $(
+                #[expect(unsafe_code, reason = "the marker trait of aya is unsafe to implement")]
+                // SAFETY: repr(C) integers without padding (sizes asserted above), so every bit
+                // pattern is valid and no byte is uninitialised.
+                unsafe impl aya::Pod for $name {}
+            )*
+        }
+    };
+}
+
+layout! {
+    PodEntry = 8 / 4,
+    ListenerKey = 16 / 8,
+    EndKey = 32 / 8,
+    Flow = 40 / 8,
+    Client = 56 / 8,
+    SocketState = 24 / 4,
+    PortKey = 16 / 8,
+    CidrKey = 24 / 4,
+    CidrPrefix = 28 / 4,
+    Settings = 16 / 8,
+}

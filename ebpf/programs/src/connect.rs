@@ -1,0 +1,293 @@
+//! `cgroup/connect4|6`: an application opens a TCP connection. For an enrolled pod the destination
+//! is kept with the socket and replaced by the daemon's listener inside the same namespace.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::{SOL_SOCKET, bpf_sock, bpf_sock_addr};
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt, bpf_sk_release, bpf_sk_storage_get,
+};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::debug;
+use fairlead_abi::{
+    Addr, CIDR_ALL_BITS, CidrKey, Client, Counter, Flow, ListenerKey, PortKey, SocketState,
+    direction, is_delivery_source, is_loopback, is_mapped, mapped, pod_flags, reservation, role,
+    socket_kind,
+};
+
+use crate::ctx::{read, read_addr};
+use crate::maps::{
+    CLIENTS, EXCLUDED_CIDRS, EXCLUDED_PORTS, FLOWS, LISTENERS, PODS, SETTINGS, SOCKETS, count,
+    storage_delete, storage_get,
+};
+use crate::sock::{self, SOCK_STREAM};
+
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+const SO_BINDTOIFINDEX: i32 = 62;
+const BPF_ANY: u64 = 0;
+const BPF_SK_STORAGE_GET_F_CREATE: u64 = 1;
+/// `127.0.0.1` as it lies in memory.
+const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
+
+/// Where a connection goes.
+enum Verdict {
+    /// Where the application wants it.
+    Pass,
+    /// Where the daemon wants it, with what it keeps with the socket.
+    Own,
+    /// To the daemon's listener, by its port.
+    Capture(u16),
+    /// Nowhere.
+    Refuse(Counter),
+}
+
+/// IPv4 sockets.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    let sa = ctx.sock_addr;
+    // SAFETY: `sa` is the program's context.
+    let dst = mapped(unsafe { read!(sa => bpf_sock_addr, user_ip4) });
+    match decide(sa, &dst, role::OUTBOUND_V4) {
+        Verdict::Pass => pass(sa),
+        Verdict::Own => ALLOW,
+        Verdict::Capture(port) => {
+            debug!(&ctx, "captured: listener {}", port);
+            // SAFETY: `sa` is the program's context; both fields may be written here.
+            unsafe {
+                (&raw mut (*sa).user_ip4).write_volatile(LOOPBACK_V4);
+                (&raw mut (*sa).user_port).write_volatile(u32::from(port.to_be()));
+            }
+            ALLOW
+        }
+        Verdict::Refuse(reason) => refuse(&ctx, reason),
+    }
+}
+
+/// IPv6 sockets, which may also speak IPv4 (`::ffff:a.b.c.d`).
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    let sa = ctx.sock_addr;
+    // SAFETY: `sa` is the program's context.
+    let dst = unsafe { read_addr!(sa => bpf_sock_addr, user_ip6) };
+    let v4 = is_mapped(&dst);
+    let role = if v4 { role::OUTBOUND_V4 } else { role::OUTBOUND_V6 };
+    match decide(sa, &dst, role) {
+        Verdict::Pass => pass(sa),
+        Verdict::Own => ALLOW,
+        Verdict::Capture(port) => {
+            debug!(&ctx, "captured: listener {}", port);
+            let to = if v4 { mapped(LOOPBACK_V4) } else { [0, 0, 0, 1_u32.to_be()] };
+            set_user_ip6(sa, &to);
+            // SAFETY: `sa` is the program's context; the field may be written here.
+            unsafe { (&raw mut (*sa).user_port).write_volatile(u32::from(port.to_be())) };
+            ALLOW
+        }
+        Verdict::Refuse(reason) => refuse(&ctx, reason),
+    }
+}
+
+#[inline(always)]
+fn decide(sa: *mut bpf_sock_addr, dst: &Addr, role: u32) -> Verdict {
+    // SAFETY: `sa` is the program's context.
+    let (kind, protocol) =
+        unsafe { (read!(sa => bpf_sock_addr, type_), read!(sa => bpf_sock_addr, protocol)) };
+    if kind != SOCK_STREAM {
+        // UDP and raw sockets are not carried.
+        return Verdict::Pass;
+    }
+    let Some(settings) = SETTINGS.get(0) else {
+        return Verdict::Refuse(Counter::RefusedNoSettings);
+    };
+    // SAFETY: helpers without a precondition; `sa` is the program's context.
+    let (tgid, netns) =
+        unsafe { ((bpf_get_current_pid_tgid() >> 32) as u32, bpf_get_netns_cookie(sa.cast())) };
+    // SAFETY: `sa` is the program's context, and its socket is valid while it runs.
+    let sk = unsafe { (*sa).__bindgen_anon_1.sk };
+    if tgid == settings.daemon_tgid {
+        return from_daemon(sa, sk);
+    }
+    if netns == settings.host_netns {
+        return Verdict::Pass;
+    }
+    // SAFETY: entries are written whole by userspace; a concurrent replacement can at worst show
+    // the old or the new state of this pod.
+    let Some(pod) = (unsafe { PODS.get(netns) }) else {
+        if settings.refuse_unknown == 0 || is_loopback(dst) {
+            return Verdict::Pass;
+        }
+        return Verdict::Refuse(Counter::RefusedUnknownNetns);
+    };
+    let flags = pod.flags;
+    if flags & pod_flags::ENROLLED == 0 {
+        return Verdict::Pass;
+    }
+    if sk.is_null() || !sock::is_tcp(protocol) {
+        return Verdict::Refuse(Counter::RefusedProtocol);
+    }
+    if is_delivery_source(&sock::source(sk)) {
+        return Verdict::Refuse(Counter::RefusedForgedSource);
+    }
+    if is_loopback(dst) {
+        count(Counter::PassedLoopback);
+        return Verdict::Pass;
+    }
+    // SAFETY: `sa` is the program's context.
+    let port = u16::from_be(unsafe { read!(sa => bpf_sock_addr, user_port) } as u16);
+    if excluded(netns, flags, dst, port) {
+        count(Counter::PassedExcludedOutbound);
+        return Verdict::Pass;
+    }
+    let Some(listener) = listener_port(netns, role) else {
+        return Verdict::Refuse(Counter::RefusedNoOutboundListener);
+    };
+    // A socket bound to the pod's device would look for loopback there.
+    // SAFETY: `sk` is valid while the program runs.
+    if unsafe { read!(sk => bpf_sock, bound_dev_if) } != 0 && !unbind_device(sa) {
+        return Verdict::Refuse(Counter::RefusedBoundDevice);
+    }
+    if !remember(sk, dst, port) {
+        return Verdict::Refuse(Counter::RefusedNoMemory);
+    }
+    // Once the SYN is under way nothing can refuse any more, so the place is taken now.
+    // SAFETY: helpers without a precondition; `sa` is the program's context.
+    let (socket, at) = unsafe { (bpf_get_socket_cookie(sa.cast()), bpf_ktime_get_ns()) };
+    let place = Flow { dst: [0; 4], socket, at, port: 0, pad: [0; 3] };
+    if FLOWS.insert(reservation(socket), place, BPF_ANY).is_err() {
+        return Verdict::Refuse(Counter::RefusedFlowsFull);
+    }
+    count(Counter::CapturedOutbound);
+    Verdict::Capture(listener)
+}
+
+/// The daemon connects: never captured; a delivery has its place reserved, or is refused.
+#[inline(always)]
+fn from_daemon(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> Verdict {
+    if sk.is_null() {
+        return Verdict::Own;
+    }
+    let Some(state) = storage_get(sk) else { return Verdict::Own };
+    // SAFETY: valid while the program runs; the daemon wrote it before it called connect.
+    if unsafe { (*state).kind } != socket_kind::DELIVERY {
+        return Verdict::Own;
+    }
+    // SAFETY: helpers without a precondition; `sa` is the program's context.
+    let (socket, at) = unsafe { (bpf_get_socket_cookie(sa.cast()), bpf_ktime_get_ns()) };
+    let place =
+        Client { addr: [0; 4], dst: [0; 4], socket, at, port: 0, dst_port: 0, pad: 0 };
+    if CLIENTS.insert(reservation(socket), place, BPF_ANY).is_err() {
+        return Verdict::Refuse(Counter::RefusedClientsFull);
+    }
+    Verdict::Own
+}
+
+#[inline(always)]
+fn excluded(netns: u64, flags: u32, dst: &Addr, port: u16) -> bool {
+    if flags & pod_flags::HAS_OUTBOUND_PORTS != 0 {
+        let key = PortKey { netns, port, direction: direction::OUTBOUND, pad: 0 };
+        if EXCLUDED_PORTS.get_ptr(key).is_some() {
+            return true;
+        }
+    }
+    if flags & pod_flags::HAS_CIDRS != 0 {
+        let netns = [netns as u32, (netns >> 32) as u32];
+        let key = Key::new(CIDR_ALL_BITS, CidrKey { netns, addr: *dst });
+        return EXCLUDED_CIDRS.get(key).is_some();
+    }
+    false
+}
+
+/// The port of the daemon's listener, from the listener itself: it is gone when the daemon is.
+#[inline(always)]
+fn listener_port(netns: u64, role: u32) -> Option<u16> {
+    let key = ListenerKey { netns, role, pad: 0 };
+    // SAFETY: map and key are valid; the socket returned is released below on the only path.
+    let sk = unsafe {
+        bpf_map_lookup_elem((&raw const LISTENERS).cast_mut().cast(), (&raw const key).cast())
+    }
+    .cast::<bpf_sock>();
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and a reference is held.
+    let port = unsafe {
+        let port = read!(sk => bpf_sock, src_port);
+        bpf_sk_release(sk.cast());
+        port
+    };
+    Some(port as u16)
+}
+
+#[inline(always)]
+fn remember(sk: *mut bpf_sock, dst: &Addr, port: u16) -> bool {
+    let mut state = SocketState { addr: *dst, kind: socket_kind::OUTBOUND, port, pad: 0 };
+    // SAFETY: the socket of the context; the value has the map's size.
+    let kept = unsafe {
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            (&raw mut state).cast::<c_void>(),
+            BPF_SK_STORAGE_GET_F_CREATE,
+        )
+    }
+    .cast::<SocketState>();
+    if kept.is_null() {
+        return false;
+    }
+    // The socket may carry the state of an earlier attempt.
+    // SAFETY: not null, valid while the program runs; nobody else connects this socket now.
+    unsafe { *kept = state };
+    true
+}
+
+#[inline(always)]
+fn unbind_device(sa: *mut bpf_sock_addr) -> bool {
+    let mut none = 0_u32;
+    // SAFETY: `sa` is the program's context; the option takes four bytes.
+    unsafe {
+        bpf_setsockopt(
+            sa.cast(),
+            SOL_SOCKET as i32,
+            SO_BINDTOIFINDEX,
+            (&raw mut none).cast(),
+            size_of::<u32>() as i32,
+        ) == 0
+    }
+}
+
+/// Lets a connection go where it wants; what an earlier attempt left with the socket goes.
+#[inline(always)]
+fn pass(sa: *mut bpf_sock_addr) -> i32 {
+    // SAFETY: `sa` is the program's context, and its socket is valid while it runs.
+    let sk = unsafe { (*sa).__bindgen_anon_1.sk };
+    if !sk.is_null() {
+        storage_delete(sk);
+    }
+    ALLOW
+}
+
+#[inline(always)]
+fn refuse(ctx: &SockAddrContext, reason: Counter) -> i32 {
+    count(reason);
+    debug!(ctx, "refused: counter {}", reason as u32);
+    // SAFETY: no precondition. Without it the application would see EPERM.
+    let _: i32 = unsafe { bpf_set_retval(-ECONNREFUSED) };
+    REFUSE
+}
+
+/// Replaces the IPv6 address of the call.
+#[inline(always)]
+pub fn set_user_ip6(sa: *mut bpf_sock_addr, addr: &Addr) {
+    // SAFETY: `sa` is the program's context; the hooks that call this may write the field.
+    unsafe {
+        let words = (&raw mut (*sa).user_ip6).cast::<u32>();
+        words.write_volatile(addr[0]);
+        words.add(1).write_volatile(addr[1]);
+        words.add(2).write_volatile(addr[2]);
+        words.add(3).write_volatile(addr[3]);
+    }
+}

@@ -1,0 +1,104 @@
+//! `sk_lookup`, attached to each enrolled pod's network namespace: a TCP connection arrives. From
+//! outside the pod it goes to the daemon's inbound listener, whatever its port.
+
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::bindings::bpf_sk_lookup;
+use aya_ebpf::macros::sk_lookup;
+use aya_ebpf::programs::SkLookupContext;
+use aya_ebpf::Global;
+use fairlead_abi::{
+    Addr, Counter, ListenerKey, PortKey, direction, is_delivery_source, is_loopback, mapped,
+    pod_flags, role,
+};
+
+use crate::ctx::{read, read_addr};
+use crate::maps::{EXCLUDED_PORTS, LISTENERS, PODS, count};
+use crate::sock::AF_INET6;
+
+const IPPROTO_TCP: u32 = 6;
+
+/// The cookie of the namespace that this instance of the program serves: the hook itself is not
+/// told, so userspace loads one instance per pod.
+#[unsafe(no_mangle)]
+static POD_NETNS: Global<u64> = Global::new(0);
+
+/// New connections into the pod.
+#[sk_lookup]
+pub fn steer(ctx: SkLookupContext) -> u32 {
+    let lookup = ctx.lookup;
+    // SAFETY: `lookup` is the program's context.
+    if unsafe { read!(lookup => bpf_sk_lookup, protocol) } != IPPROTO_TCP {
+        return SK_PASS;
+    }
+    let netns = POD_NETNS.load();
+    // SAFETY: entries are written whole by userspace.
+    let Some(pod) = (unsafe { PODS.get(netns) }) else {
+        // Joining or leaving: the listener says whether there is a daemon to decide.
+        return to_daemon(&ctx, netns);
+    };
+    // SAFETY: `lookup` is the program's context.
+    let port = unsafe { read!(lookup => bpf_sk_lookup, local_port) } as u16;
+    let (source, target) = (remote(lookup), local(lookup));
+    if is_loopback(&source) || is_delivery_source(&source) || source == target {
+        if port == pod.inbound_v4 || port == pod.inbound_v6 {
+            count(Counter::RefusedDirectInbound);
+            return SK_DROP;
+        }
+        return SK_PASS;
+    }
+    if pod.flags & pod_flags::HAS_INBOUND_PORTS != 0 {
+        let key = PortKey { netns, port, direction: direction::INBOUND, pad: 0 };
+        if EXCLUDED_PORTS.get_ptr(key).is_some() {
+            count(Counter::PassedExcludedInbound);
+            return SK_PASS;
+        }
+    }
+    to_daemon(&ctx, netns)
+}
+
+#[inline(always)]
+fn to_daemon(ctx: &SkLookupContext, netns: u64) -> u32 {
+    let role = if is_v6(ctx.lookup) { role::INBOUND_V6 } else { role::INBOUND_V4 };
+    let key = ListenerKey { netns, role, pad: 0 };
+    // SAFETY: the context outlives the call; the copy is the same pointer.
+    match LISTENERS.redirect_sk_lookup(SkLookupContext::new(ctx.lookup), key, 0) {
+        Ok(()) => {
+            count(Counter::CapturedInbound);
+            SK_PASS
+        }
+        Err(_) => {
+            count(Counter::RefusedNoInboundListener);
+            SK_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn is_v6(lookup: *mut bpf_sk_lookup) -> bool {
+    // SAFETY: `lookup` is the program's context.
+    unsafe { read!(lookup => bpf_sk_lookup, family) == AF_INET6 }
+}
+
+#[inline(always)]
+fn local(lookup: *mut bpf_sk_lookup) -> Addr {
+    // SAFETY: `lookup` is the program's context.
+    unsafe {
+        if is_v6(lookup) {
+            read_addr!(lookup => bpf_sk_lookup, local_ip6)
+        } else {
+            mapped(read!(lookup => bpf_sk_lookup, local_ip4))
+        }
+    }
+}
+
+#[inline(always)]
+fn remote(lookup: *mut bpf_sk_lookup) -> Addr {
+    // SAFETY: `lookup` is the program's context.
+    unsafe {
+        if is_v6(lookup) {
+            read_addr!(lookup => bpf_sk_lookup, remote_ip6)
+        } else {
+            mapped(read!(lookup => bpf_sk_lookup, remote_ip4))
+        }
+    }
+}

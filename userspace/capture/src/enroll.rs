@@ -1,0 +1,303 @@
+//! Pods join and leave. Existing connections stay as they are; new ones follow the new state.
+
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fairlead_abi::{
+    CIDR_NETNS_BITS, CIDR_V4_BITS, CidrKey, CidrPrefix, ListenerKey, PodEntry, PortKey, direction,
+    pod_flags, role,
+};
+use fairlead_types::{NetnsCookie, PodSockets, WorkloadId};
+use ipnet::IpNet;
+
+use crate::addr::to_abi;
+use crate::capture::{Capture, Enrolled, Inner, leftovers};
+use crate::error::{CaptureError, Step};
+use crate::port::Port;
+use crate::programs;
+use crate::settings::{Leaving, PodSpec};
+use crate::sys::bpf::AttachType;
+use crate::sys::netns::Netns;
+use crate::sys::socket;
+
+use std::os::fd::AsFd;
+
+/// Entries of the exclusion maps looked at when a pod's own are replaced.
+const MAX_EXCLUSIONS_READ: usize = 65_536;
+
+/// The listeners of one pod, by role.
+struct Listeners {
+    outbound_v4: TcpListener,
+    inbound_v4: TcpListener,
+    /// Missing where the host has no IPv6.
+    v6: Option<(TcpListener, TcpListener)>,
+}
+
+impl Listeners {
+    /// In the calling thread's namespace.
+    fn make(backlog: i32) -> std::io::Result<Self> {
+        socket::loopback_up()?;
+        let pair = |v6| {
+            let outbound = socket::listen_on_loopback(v6, backlog)?;
+            Ok::<_, std::io::Error>((outbound, socket::listen_on_loopback(v6, backlog)?))
+        };
+        let (outbound_v4, inbound_v4) = pair(false)?;
+        let v6 = match pair(true) {
+            Ok(pair) => Some(pair),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+                ) =>
+            {
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { outbound_v4, inbound_v4, v6 })
+    }
+
+    fn by_role(&self) -> impl Iterator<Item = (u32, &TcpListener)> {
+        let v6 = self.v6.as_ref();
+        [(role::OUTBOUND_V4, &self.outbound_v4), (role::INBOUND_V4, &self.inbound_v4)]
+            .into_iter()
+            .chain(v6.map(|(outbound, _)| (role::OUTBOUND_V6, outbound)))
+            .chain(v6.map(|(_, inbound)| (role::INBOUND_V6, inbound)))
+    }
+
+    /// The ports of the inbound listeners, zero without one.
+    fn inbound_ports(&self) -> std::io::Result<(u16, u16)> {
+        let v6 = match &self.v6 {
+            Some((_, inbound)) => inbound.local_addr()?.port(),
+            None => 0,
+        };
+        Ok((self.inbound_v4.local_addr()?.port(), v6))
+    }
+}
+
+impl Capture {
+    /// Captures a pod: from the return of this call on, every new TCP connection into it and out
+    /// of it comes to the sockets returned, or is refused. Enrolling it again (with other
+    /// exclusions, or after a restart of the daemon) replaces the sockets; dropping them refuses
+    /// what comes.
+    ///
+    /// # Errors
+    /// [`CaptureError`]. A pod that was not captured before is not captured then; one that was
+    /// stays so, refused.
+    pub fn enroll(&self, spec: &PodSpec) -> Result<PodSockets, CaptureError> {
+        let started = Instant::now();
+        let inner = &*self.inner;
+        let netns = Netns::open(&spec.netns)
+            .step(|| format!("opening the network namespace {}", spec.netns.display()))?;
+        let cookie = netns.cookie();
+        if cookie == inner.host {
+            return Err(CaptureError::HostNetns(spec.id.clone()));
+        }
+        // Held throughout: enrolments of one pod must not interleave.
+        let mut pods = inner.pods();
+        if let Some(other) = pods.get(&cookie)
+            && other.id != spec.id
+            && other.port.strong_count() > 0
+        {
+            return Err(CaptureError::SharedNetns {
+                pod: spec.id.clone(),
+                other: other.id.clone(),
+            });
+        }
+        let known = inner.maps.pods.get(&cookie.0).step(|| "reading pods".into())?;
+        let was_enrolled = known.is_some_and(|pod| pod.flags & pod_flags::ENROLLED != 0);
+        let sockets = join(inner, spec, netns).inspect_err(|_| {
+            if !was_enrolled && let Err(error) = part(inner, cookie, known) {
+                tracing::warn!(pod = %spec.id, %error, "undoing an enrolment");
+            }
+        })?;
+        let (sockets, port) = sockets;
+        pods.insert(cookie, Enrolled { id: spec.id.clone(), port: Arc::downgrade(&port) });
+        tracing::info!(
+            pod = %spec.id, netns = %cookie, micros = started.elapsed().as_micros(),
+            again = was_enrolled, "pod is captured"
+        );
+        Ok(sockets)
+    }
+
+    /// Lets a pod go: new connections pass. Those under way go on as long as their sockets do.
+    ///
+    /// # Errors
+    /// [`CaptureError::NotEnrolled`], or the kernel refused a step; calling again goes on.
+    pub fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), CaptureError> {
+        let mut pods = self.inner.pods();
+        let cookie = pods
+            .iter()
+            .find_map(|(cookie, pod)| (pod.id == *id).then_some(*cookie))
+            .ok_or_else(|| CaptureError::NotEnrolled(id.clone()))?;
+        part(&self.inner, cookie, entry_after(leaving))?;
+        pods.remove(&cookie);
+        tracing::info!(pod = %id, netns = %cookie, "pod is no longer captured");
+        Ok(())
+    }
+
+    /// Lets the connections of a pod that is not to be enrolled pass where unknown namespaces are
+    /// refused; returns the cookie, for [`Capture::release`].
+    ///
+    /// # Errors
+    /// The namespace cannot be opened, or the table of pods is full.
+    pub fn exempt(&self, netns: &Path) -> Result<NetnsCookie, CaptureError> {
+        let cookie = netns_cookie(netns)?;
+        let _pods = self.inner.pods();
+        part(&self.inner, cookie, entry_after(Leaving::Exempt))?;
+        Ok(cookie)
+    }
+
+    /// Pods that an earlier daemon left captured and this one has not enrolled: all their
+    /// connections are refused. Once the wanted pods are enrolled, what remains here is to be
+    /// released.
+    ///
+    /// # Errors
+    /// The kernel refused to list them.
+    pub fn leftovers(&self) -> Result<Vec<NetnsCookie>, CaptureError> {
+        leftovers(&self.inner)
+    }
+
+    /// As [`Capture::leave`], for a pod of an earlier daemon or an exempted one.
+    ///
+    /// # Errors
+    /// The kernel refused a step.
+    pub fn release(&self, cookie: NetnsCookie, leaving: Leaving) -> Result<(), CaptureError> {
+        let mut pods = self.inner.pods();
+        part(&self.inner, cookie, entry_after(leaving))?;
+        pods.remove(&cookie);
+        Ok(())
+    }
+}
+
+/// The cookie of the network namespace at `path`.
+///
+/// # Errors
+/// It cannot be opened or entered.
+pub fn netns_cookie(path: &Path) -> Result<NetnsCookie, CaptureError> {
+    Netns::open(path)
+        .step(|| format!("opening the network namespace {}", path.display()))
+        .map(|netns| netns.cookie())
+}
+
+fn entry_after(leaving: Leaving) -> Option<PodEntry> {
+    match leaving {
+        Leaving::Exempt => Some(PodEntry { flags: pod_flags::PASS, inbound_v4: 0, inbound_v6: 0 }),
+        Leaving::Gone => None,
+    }
+}
+
+/// Joins: what captures comes last, and each of the two steps that capture is whole in itself.
+fn join(
+    inner: &Inner,
+    spec: &PodSpec,
+    netns: Netns,
+) -> Result<(PodSockets, Arc<Port>), CaptureError> {
+    let cookie = netns.cookie();
+    let backlog = i32::try_from(inner.settings.listen_backlog).unwrap_or(i32::MAX);
+    let listeners = netns
+        .within(|| Listeners::make(backlog))
+        .and_then(|made| made)
+        .step(|| format!("making the listeners of {}", spec.id))?;
+    let (inbound_v4, inbound_v6) =
+        listeners.inbound_ports().step(|| "reading the listeners' ports".into())?;
+    let flags = pod_flags::ENROLLED | exclude(inner, cookie, spec)?;
+    for (role, listener) in listeners.by_role() {
+        let key = ListenerKey { netns: cookie.0, role, pad: 0 };
+        let fd = listener.as_raw_fd().unsigned_abs();
+        inner.maps.listeners.insert(&key, &fd).step(|| "publishing a listener".into())?;
+    }
+    let steer = inner.loading.steer(cookie)?;
+    inner
+        .maps
+        .pods
+        .insert(&cookie.0, &PodEntry { flags, inbound_v4, inbound_v6 })
+        .step(|| format!("publishing {}", spec.id))?;
+    let link = inner.loading.pins.steer_link(cookie);
+    programs::put(steer.as_fd(), netns.fd(), AttachType::SkLookup, &link)
+        .step(|| format!("attaching to the network namespace of {}", spec.id))?;
+    let port = Arc::new(Port::new(netns, Arc::clone(&inner.maps)));
+    let Listeners { outbound_v4, inbound_v4, v6 } = listeners;
+    let (mut outbound, mut inbound) = (vec![outbound_v4], vec![inbound_v4]);
+    if let Some((outbound_v6, inbound_v6)) = v6 {
+        outbound.push(outbound_v6);
+        inbound.push(inbound_v6);
+    }
+    Ok((PodSockets { outbound, inbound, port: port.clone() }, port))
+}
+
+/// Parts: the reverse of [`join`]. `after` is what the table of pods says from then on.
+fn part(inner: &Inner, cookie: NetnsCookie, after: Option<PodEntry>) -> Result<(), CaptureError> {
+    let maps = &inner.maps;
+    programs::remove_pin(&inner.loading.pins.steer_link(cookie))
+        .step(|| "detaching from a network namespace".into())?;
+    match after {
+        Some(entry) => maps.pods.insert(&cookie.0, &entry).step(|| "writing a pod".into())?,
+        None => {
+            maps.pods.remove(&cookie.0).step(|| "removing a pod".into())?;
+        }
+    }
+    for role in [role::OUTBOUND_V4, role::OUTBOUND_V6, role::INBOUND_V4, role::INBOUND_V6] {
+        let key = ListenerKey { netns: cookie.0, role, pad: 0 };
+        maps.listeners.remove(&key).step(|| "removing a listener".into())?;
+    }
+    include_all(inner, cookie)
+}
+
+/// Writes the pod's exclusions in place of earlier ones; returns the flags that announce them.
+fn exclude(inner: &Inner, cookie: NetnsCookie, spec: &PodSpec) -> Result<u32, CaptureError> {
+    include_all(inner, cookie)?;
+    let netns = cookie.0;
+    let ports = [
+        (&spec.excluded_outbound_ports, direction::OUTBOUND, pod_flags::HAS_OUTBOUND_PORTS),
+        (&spec.excluded_inbound_ports, direction::INBOUND, pod_flags::HAS_INBOUND_PORTS),
+    ];
+    let mut flags = 0;
+    for (ports, direction, flag) in ports {
+        for port in ports {
+            let key = PortKey { netns, port: *port, direction, pad: 0 };
+            inner.maps.excluded_ports.insert(&key, &1).step(|| format!("excluding port {port}"))?;
+            flags |= flag;
+        }
+    }
+    for range in &spec.excluded_outbound_ranges {
+        let key = cidr(cookie, range);
+        inner.maps.excluded_cidrs.insert(&key, &1).step(|| format!("excluding {range}"))?;
+        flags |= pod_flags::HAS_CIDRS;
+    }
+    Ok(flags)
+}
+
+/// Removes the pod's exclusions.
+fn include_all(inner: &Inner, cookie: NetnsCookie) -> Result<(), CaptureError> {
+    let clear = || {
+        for key in inner.maps.excluded_ports.keys(MAX_EXCLUSIONS_READ)? {
+            if key.netns == cookie.0 {
+                inner.maps.excluded_ports.remove(&key)?;
+            }
+        }
+        for prefix in inner.maps.excluded_cidrs.keys(MAX_EXCLUSIONS_READ)? {
+            if prefix.key.netns == halves(cookie) {
+                inner.maps.excluded_cidrs.remove(&prefix)?;
+            }
+        }
+        Ok(())
+    };
+    clear().step(|| "removing exclusions".into())
+}
+
+fn cidr(cookie: NetnsCookie, range: &IpNet) -> CidrPrefix {
+    let before = if range.addr().is_ipv4() { CIDR_V4_BITS } else { CIDR_NETNS_BITS };
+    CidrPrefix {
+        prefix_len: before + u32::from(range.prefix_len()),
+        key: CidrKey { netns: halves(cookie), addr: to_abi(range.network()) },
+    }
+}
+
+/// The cookie as the trie has it.
+fn halves(cookie: NetnsCookie) -> [u32; 2] {
+    [cookie.0 as u32, (cookie.0 >> 32) as u32]
+}

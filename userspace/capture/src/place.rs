@@ -1,0 +1,118 @@
+//! Where the daemon runs and where its pins lie: both are checked before anything is attached.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::{CaptureError, Step};
+use crate::sys::mount;
+
+/// Where a bpffs is mounted by custom, and by us if nothing is.
+const BPFFS: &str = "/sys/fs/bpf";
+/// How long an earlier daemon may take to let go of the pins.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// The root of the cgroup v2 tree that this process sees, from `/proc/self/mountinfo`.
+///
+/// # Errors
+/// There is none, or `/proc` cannot be read.
+pub fn cgroup2_root() -> Result<PathBuf, CaptureError> {
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").step(|| "reading mountinfo".into())?;
+    parse_cgroup2_root(&mounts)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        .step(|| "looking for a cgroup v2 mount".into())
+}
+
+/// The mount point of the first cgroup v2 mount (proc(5): fields up to `-`, then the type).
+fn parse_cgroup2_root(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (fields, kind) = line.split_once(" - ")?;
+        kind.starts_with("cgroup2 ").then(|| fields.split(' ').nth(4)).flatten().map(PathBuf::from)
+    })
+}
+
+/// Checks that the calling thread, and so its sockets, live in `root` or below: the programs see
+/// the daemon's deliveries only there.
+pub(crate) fn below_cgroup(root: &Path) -> Result<(), CaptureError> {
+    let is_cgroup = mount::is_cgroup2(root).step(|| format!("looking at {}", root.display()))?;
+    if !is_cgroup {
+        return Err(CaptureError::NotCgroup2(root.into()));
+    }
+    let text = fs::read_to_string("/proc/thread-self/cgroup")
+        .step(|| "reading the own cgroup".into())?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let own = cgroup2_root()?.join(path);
+    let real = |path: &Path| {
+        fs::canonicalize(path).step(|| format!("resolving {}", path.display()))
+    };
+    let (own, root) = (real(&own)?, real(root)?);
+    if own.starts_with(&root) { Ok(()) } else { Err(CaptureError::OutsideCgroup { own, root }) }
+}
+
+/// Makes the pin directory, mounting a bpffs at its customary place if there is none.
+pub(crate) fn make_pin_dir(dir: &Path) -> Result<(), CaptureError> {
+    let existing = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let is_bpffs = |path: &Path| {
+        mount::is_bpffs(path).step(|| format!("looking at {}", path.display()))
+    };
+    if !is_bpffs(existing)? {
+        if existing != Path::new(BPFFS) {
+            return Err(CaptureError::NotBpffs(dir.into()));
+        }
+        mount::mount_bpffs(existing).step(|| format!("mounting a bpffs on {BPFFS}"))?;
+        tracing::info!("mounted a bpffs on {BPFFS}: there was none, and pins have to outlive the daemon");
+    }
+    fs::create_dir_all(dir).step(|| format!("making {}", dir.display()))
+}
+
+/// Takes the pin directory for this process.
+pub(crate) fn lock(dir: &Path) -> Result<File, CaptureError> {
+    let file = File::open(dir).step(|| format!("opening {}", dir.display()))?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        if mount::try_lock(file.as_fd()).step(|| format!("locking {}", dir.display()))? {
+            return Ok(file);
+        }
+        if Instant::now() >= deadline {
+            return Err(CaptureError::InUse(dir.into()));
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+}
+
+/// CPUs that per-CPU maps have a slot for.
+pub(crate) fn possible_cpus() -> io::Result<usize> {
+    parse_cpus(&fs::read_to_string("/sys/devices/system/cpu/possible")?)
+        .ok_or_else(|| io::Error::other("/sys/devices/system/cpu/possible is not a list of CPUs"))
+}
+
+/// The number of slots for a list such as `0-3,8`: the highest number and one.
+fn parse_cpus(list: &str) -> Option<usize> {
+    let last = list.trim().rsplit([',', '-']).next()?;
+    last.parse::<usize>().ok()?.checked_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo() {
+        let text = "24 1 0:21 / /sys rw shared:1 - sysfs sysfs rw\n\
+                    30 24 0:25 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw\n";
+        assert_eq!(parse_cgroup2_root(text), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(parse_cgroup2_root("24 1 0:21 / /sys rw - sysfs cgroup2 rw\n"), None);
+    }
+
+    #[test]
+    fn cpus() {
+        assert_eq!(parse_cpus("0\n"), Some(1));
+        assert_eq!(parse_cpus("0-3\n"), Some(4));
+        assert_eq!(parse_cpus("0-1,4-7"), Some(8));
+        assert_eq!(parse_cpus(""), None);
+    }
+}

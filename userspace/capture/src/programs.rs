@@ -1,0 +1,175 @@
+//! Loads the eBPF programs, attaches them, and replaces running ones.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya::programs::{CgroupSock, CgroupSockAddr, ProgramFd, SkLookup, SockOps};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use fairlead_types::NetnsCookie;
+
+use crate::error::{CaptureError, Step};
+use crate::maps::{PINNED_MAPS, PinDir};
+use crate::sys::bpf::{self, AttachType};
+
+/// The object, part of this binary.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fairlead.bpf.o"));
+
+/// The hooks at the cgroup root, in the order in which they are attached: what shows the peer
+/// comes before what redirects, so that no application sees the daemon's address.
+pub(crate) const HOOKS: &[(&str, AttachType)] = &[
+    ("getpeername4", AttachType::Getpeername4),
+    ("getpeername6", AttachType::Getpeername6),
+    ("flow", AttachType::SockOps),
+    ("sock_create", AttachType::SockCreate),
+    ("connect4", AttachType::Connect4),
+    ("connect6", AttachType::Connect6),
+];
+
+/// Highest level that the programs may log at; 0 compiles the logging away in the kernel.
+const LOG_OFF: u8 = 0;
+const LOG_DEBUG: u8 = 4;
+
+/// What every load of the object shares.
+#[derive(Clone, Debug)]
+pub(crate) struct Loading {
+    pub(crate) pins: PinDir,
+    pub(crate) max_flows: u32,
+    pub(crate) diagnostics: bool,
+}
+
+impl Loading {
+    /// Parses the object, makes or opens its maps, and leaves its programs ready to load.
+    fn object(&self, pod: u64) -> Result<Ebpf, CaptureError> {
+        let maps = self.pins.maps();
+        let level = if self.diagnostics { LOG_DEBUG } else { LOG_OFF };
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .map_max_entries("FLOWS", self.max_flows)
+            .map_max_entries("CLIENTS", self.max_flows)
+            .override_global("AYA_LOG_LEVEL", &level, true)
+            .override_global("POD_NETNS", &pod, true);
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, maps.join(name));
+        }
+        loader.load(OBJECT).map_err(|error| CaptureError::Load(chain(&error)))
+    }
+
+    /// Loads the programs of the cgroup hooks.
+    pub(crate) fn hooks(&self) -> Result<Hooks, CaptureError> {
+        let mut ebpf = self.object(0)?;
+        for (name, _) in HOOKS {
+            let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+            load(program).map_err(|error| CaptureError::Load(format!("{name}: {}", chain(&error))))?;
+        }
+        Ok(Hooks { ebpf })
+    }
+
+    /// Loads the instance of `steer` that serves one pod.
+    pub(crate) fn steer(&self, pod: NetnsCookie) -> Result<ProgramFd, CaptureError> {
+        const NAME: &str = "steer";
+        let mut ebpf = self.object(pod.0)?;
+        let program: &mut SkLookup = ebpf
+            .program_mut(NAME)
+            .ok_or_else(|| missing(NAME))?
+            .try_into()
+            .map_err(|error| CaptureError::Load(chain(&error)))?;
+        program.load().map_err(|error| CaptureError::Load(format!("{NAME}: {}", chain(&error))))?;
+        program
+            .fd()
+            .and_then(|fd| Ok(fd.try_clone()?))
+            .map_err(|error| CaptureError::Load(chain(&error)))
+    }
+}
+
+/// The loaded programs of the cgroup hooks.
+#[derive(Debug)]
+pub(crate) struct Hooks {
+    ebpf: Ebpf,
+}
+
+impl Hooks {
+    fn fd(&self, name: &str) -> Result<&ProgramFd, CaptureError> {
+        let program = self.ebpf.program(name).ok_or_else(|| missing(name))?;
+        program.fd().map_err(|error| CaptureError::Load(chain(&error)))
+    }
+
+    /// Pins the programs, for people who look; the links hold them anyway.
+    pub(crate) fn pin(&self, dir: &Path) -> Result<(), CaptureError> {
+        for (name, _) in HOOKS {
+            let path = dir.join(name);
+            remove_pin(&path).step(|| format!("replacing {}", path.display()))?;
+            bpf::pin(self.fd(name)?.as_fd(), &path)
+                .step(|| format!("pinning {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches all hooks to `cgroup`, or makes these the programs of what is attached already.
+    pub(crate) fn attach(&self, cgroup: BorrowedFd<'_>, links: &Path) -> Result<(), CaptureError> {
+        for (name, attach_type) in HOOKS {
+            put(self.fd(name)?.as_fd(), cgroup, *attach_type, &links.join(name))
+                .step(|| format!("attaching {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes `program` the one that runs at `target` through the link pinned at `path`. There is no
+/// moment without a program: a live link gets the new program in place, and only a link that the
+/// kernel has already cut off (its target is gone) is replaced.
+pub(crate) fn put(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach_type: AttachType,
+    path: &Path,
+) -> io::Result<()> {
+    match bpf::get_pinned(path) {
+        Ok(link) => match bpf::link_update(link.as_fd(), program) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => return Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let link: OwnedFd = bpf::link_create(program, target, attach_type)?;
+    remove_pin(path)?;
+    bpf::pin(link.as_fd(), path)
+}
+
+/// Removes a pin; that there is none is fine.
+pub(crate) fn remove_pin(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn load(program: &mut aya::programs::Program) -> Result<(), aya::programs::ProgramError> {
+    use aya::programs::Program;
+    match program {
+        Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+        Program::CgroupSock(program) => CgroupSock::load(program),
+        Program::SockOps(program) => SockOps::load(program),
+        _ => Err(aya::programs::ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn missing(name: &str) -> CaptureError {
+    CaptureError::Load(format!("the object has no program {name}"))
+}
+
+/// An error with its causes, on one line each.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

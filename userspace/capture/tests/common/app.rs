@@ -1,0 +1,315 @@
+//! The application under test: this test binary run again, in a pod, by the name of a test that
+//! does nothing otherwise. It takes orders as words on its input and answers in lines.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use super::{Namespace, PATIENCE};
+
+/// Set for the application, unset for the test run.
+const VARIABLE: &str = "FAIRLEAD_CAPTURE_TEST_APP";
+/// What its answers begin with; the test harness prints lines of its own.
+const ANSWER: &str = "app> ";
+
+/// An application in a pod.
+pub struct App {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl App {
+    pub fn new(ns: &Namespace) -> Self {
+        super::cgroup();
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &ns.name])
+            .arg(std::env::current_exe().expect("own path"))
+            .args(["--exact", "app_process", "--nocapture", "--test-threads=1"])
+            .env(VARIABLE, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starting an application");
+        let orders = child.stdin.take().expect("stdin");
+        let answers = BufReader::new(child.stdout.take().expect("stdout"));
+        Self { child, orders, answers }
+    }
+
+    /// Gives an order without waiting for the answer.
+    pub fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").expect("an order");
+    }
+
+    /// The next answer.
+    pub fn answer(&mut self) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self.answers.read_line(&mut line).expect("an answer");
+            assert_ne!(read, 0, "the application ended");
+            // The harness may have begun the line with the test's name.
+            if let Some((_, answer)) = line.split_once(ANSWER) {
+                return answer.trim_end().to_owned();
+            }
+        }
+    }
+
+    pub fn ask(&mut self, order: &str) -> String {
+        self.order(order);
+        self.answer()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The body of the test `app_process`.
+pub fn process() {
+    if std::env::var_os(VARIABLE).is_none() {
+        return;
+    }
+    let mut held = Held::default();
+    for line in io::stdin().lines() {
+        let line = line.expect("orders");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = held.obey(&words).unwrap_or_else(|error| match error.raw_os_error() {
+            Some(number) => format!("errno {number}"),
+            None => format!("error {error}"),
+        });
+        println!("{ANSWER}{answer}");
+    }
+}
+
+#[derive(Default)]
+struct Held {
+    streams: HashMap<String, TcpStream>,
+    listeners: HashMap<String, TcpListener>,
+    many: Vec<TcpStream>,
+}
+
+impl Held {
+    fn obey(&mut self, words: &[&str]) -> io::Result<String> {
+        match words {
+            // connect NAME ADDR [family=6] [bind=ADDR] [dev=NAME] [proto=N]
+            ["connect", name, to, options @ ..] => {
+                let stream = connect(to.parse().expect("address"), options)?;
+                let answer = format!("local={} peer={}", stream.local_addr()?, stream.peer_addr()?);
+                self.streams.insert((*name).into(), stream);
+                Ok(answer)
+            }
+            // Data in the SYN, where the system allows it.
+            ["fastopen", name, to] => {
+                let stream = fast_open(to.parse().expect("address"))?;
+                let answer = "sent".to_owned();
+                self.streams.insert((*name).into(), stream);
+                Ok(answer)
+            }
+            ["socket", family, kind, protocol] => {
+                let number = |text: &str| text.parse().expect("a number");
+                let fd = raw_socket(number(family), number(kind), number(protocol))?;
+                drop(fd);
+                Ok("made".into())
+            }
+            // Opens COUNT connections and keeps them.
+            ["many", count, to] => {
+                let to: SocketAddr = to.parse().expect("address");
+                for done in 0..count.parse::<usize>().expect("count") {
+                    match TcpStream::connect(to) {
+                        Ok(stream) => self.many.push(stream),
+                        Err(error) => return Ok(format!("{done} then {error}")),
+                    }
+                }
+                Ok(format!("{count} open"))
+            }
+            // Opens and closes COUNT connections; how many were refused.
+            ["churn", count, to] => {
+                let to: SocketAddr = to.parse().expect("address");
+                let refused = (0..count.parse::<usize>().expect("count"))
+                    .filter(|_| TcpStream::connect(to).is_err())
+                    .count();
+                Ok(format!("{refused} refused"))
+            }
+            ["drop-many"] => {
+                self.many.clear();
+                Ok("done".into())
+            }
+            ["listen", name, at] => {
+                let listener = TcpListener::bind(at.parse::<SocketAddr>().expect("address"))?;
+                let answer = listener.local_addr()?.to_string();
+                self.listeners.insert((*name).into(), listener);
+                Ok(answer)
+            }
+            // accept NAME AS: `accepted` is what accept() said, `peer` what getpeername() says.
+            ["accept", name, stream] => {
+                let listener = &self.listeners[*name];
+                let (accepted, peer) = listener.accept()?;
+                accepted.set_read_timeout(Some(PATIENCE))?;
+                let answer = format!(
+                    "accepted={peer} peer={} local={}",
+                    accepted.peer_addr()?,
+                    accepted.local_addr()?
+                );
+                self.streams.insert((*stream).into(), accepted);
+                Ok(answer)
+            }
+            ["peer", name] => Ok(self.streams[*name].peer_addr()?.to_string()),
+            ["send", name, text] => {
+                self.streams.get_mut(*name).expect("stream").write_all(text.as_bytes())?;
+                Ok("sent".into())
+            }
+            ["receive", name, count] => {
+                let mut buffer = vec![0; count.parse().expect("count")];
+                let stream = self.streams.get_mut(*name).expect("stream");
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.read_exact(&mut buffer)?;
+                Ok(String::from_utf8_lossy(&buffer).into_owned())
+            }
+            ["close", name] => {
+                self.streams.remove(*name);
+                Ok("closed".into())
+            }
+            ["udp", to] => {
+                let to: SocketAddr = to.parse().expect("address");
+                let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
+                socket.connect(to)?;
+                Ok(format!("peer={}", socket.peer_addr()?))
+            }
+            other => Ok(format!("error: what is {other:?}?")),
+        }
+    }
+}
+
+fn raw_socket(family: i32, kind: i32, protocol: i32) -> io::Result<std::os::fd::OwnedFd> {
+    // SAFETY: no pointers.
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just made.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) })
+}
+
+fn connect(to: SocketAddr, options: &[&str]) -> io::Result<TcpStream> {
+    let option = |name: &str| {
+        options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
+    };
+    let v6 = to.is_ipv6() || option("family") == Some("6");
+    let protocol = option("proto").map_or(0, |proto| proto.parse().expect("a protocol"));
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let stream = TcpStream::from(raw_socket(family, libc::SOCK_STREAM, protocol)?);
+    if let Some(device) = option("dev") {
+        // SAFETY: a live name of the length given.
+        let ret = unsafe {
+            libc::setsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_BINDTODEVICE,
+                device.as_ptr().cast(),
+                device.len() as libc::socklen_t,
+            )
+        };
+        if ret < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    if let Some(source) = option("bind") {
+        let source: IpAddr = source.parse().expect("an address");
+        let sa = sockaddr(SocketAddr::new(source, 0), v6);
+        // SAFETY: a live address, large enough for either family.
+        if unsafe { libc::bind(stream.as_raw_fd(), sa.as_ptr(), sa.len()) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let sa = sockaddr(to, v6);
+    // SAFETY: as above.
+    if unsafe { libc::connect(stream.as_raw_fd(), sa.as_ptr(), sa.len()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Connects a socket that exists.
+pub fn connect_fd(stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
+    let sa = sockaddr(to, to.is_ipv6());
+    // SAFETY: a live address, large enough for either family.
+    if unsafe { libc::connect(stream.as_raw_fd(), sa.as_ptr(), sa.len()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn fast_open(to: SocketAddr) -> io::Result<TcpStream> {
+    let v6 = to.is_ipv6();
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let stream = TcpStream::from(raw_socket(family, libc::SOCK_STREAM, 0)?);
+    let sa = sockaddr(to, v6);
+    // SAFETY: live data and address.
+    let sent = unsafe {
+        libc::sendto(
+            stream.as_raw_fd(),
+            b"early".as_ptr().cast(),
+            5,
+            libc::MSG_FASTOPEN,
+            sa.as_ptr(),
+            sa.len(),
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    Ok(stream)
+}
+
+struct Sockaddr {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+    is_v6: bool,
+}
+
+impl Sockaddr {
+    fn as_ptr(&self) -> *const libc::sockaddr {
+        if self.is_v6 { (&raw const self.v6).cast() } else { (&raw const self.v4).cast() }
+    }
+
+    fn len(&self) -> libc::socklen_t {
+        let len = if self.is_v6 { size_of_val(&self.v6) } else { size_of_val(&self.v4) };
+        len as libc::socklen_t
+    }
+}
+
+fn sockaddr(addr: SocketAddr, v6: bool) -> Sockaddr {
+    let (v4_ip, v6_ip) = match addr.ip() {
+        IpAddr::V4(v4) => (u32::from(v4), v4.to_ipv6_mapped()),
+        IpAddr::V6(v6) => (0, v6),
+    };
+    Sockaddr {
+        v4: libc::sockaddr_in {
+            sin_family: libc::AF_INET as libc::sa_family_t,
+            sin_port: addr.port().to_be(),
+            sin_addr: libc::in_addr { s_addr: v4_ip.to_be() },
+            sin_zero: [0; 8],
+        },
+        v6: libc::sockaddr_in6 {
+            sin6_family: libc::AF_INET6 as libc::sa_family_t,
+            sin6_port: addr.port().to_be(),
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: v6_ip.octets() },
+            sin6_scope_id: 0,
+        },
+        is_v6: v6,
+    }
+}

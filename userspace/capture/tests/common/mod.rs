@@ -1,0 +1,245 @@
+//! What the kernel tests share: a cgroup for the process, a pod with a neighbour, applications in
+//! processes of their own (threads of the test would count as the daemon), and the daemon's half.
+#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(unreachable_pub, reason = "a module of several test binaries")]
+
+pub mod app;
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use fairlead_capture::{Capture, CaptureSettings, PodSpec, clean};
+use fairlead_types::{ClientAddr, OriginalDst, PodSockets, WorkloadId};
+
+pub use app::App;
+
+/// Longer than anything here takes.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The cgroup of this test process and its applications, made once and removed at the next start
+/// (a process cannot leave the cgroup that it removes).
+pub fn cgroup() -> &'static Path {
+    static CGROUP: OnceLock<PathBuf> = OnceLock::new();
+    CGROUP.get_or_init(|| {
+        let root = fairlead_capture::cgroup2_root().expect("these tests need cgroup v2");
+        remove_stale(&root);
+        let dir = root.join(format!("fairlead-test-{}", std::process::id()));
+        fs::create_dir(&dir).expect("these tests need root: cannot make a cgroup");
+        fs::write(dir.join("cgroup.procs"), "0").expect("joining the cgroup");
+        dir
+    })
+}
+
+fn remove_stale(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(pid) = name.strip_prefix("fairlead-test-")
+            && !Path::new("/proc").join(pid).exists()
+        {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Runs `ip` with words.
+pub fn ip(words: &str) {
+    let output = Command::new("ip").args(words.split_whitespace()).output().expect("running ip");
+    assert!(
+        output.status.success(),
+        "ip {words}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+}
+
+/// A network namespace, removed at the end.
+pub struct Namespace {
+    pub name: String,
+}
+
+impl Namespace {
+    pub fn new(role: &str) -> Self {
+        let name = format!("fl-{role}-{}", unique());
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        Self { name }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+    }
+}
+
+/// A pod and a neighbour on one wire.
+pub struct Wire {
+    pub pod: Namespace,
+    pub peer: Namespace,
+}
+
+pub const POD4: &str = "10.77.0.1";
+pub const PEER4: &str = "10.77.0.2";
+pub const POD6: &str = "fd77::1";
+pub const PEER6: &str = "fd77::2";
+
+impl Wire {
+    pub fn new() -> Self {
+        cgroup();
+        let (pod, peer) = (Namespace::new("pod"), Namespace::new("peer"));
+        ip(&format!("-n {} link add eth0 type veth peer eth0 netns {}", pod.name, peer.name));
+        for (ns, v4, v6) in [(&pod, POD4, POD6), (&peer, PEER4, PEER6)] {
+            ip(&format!("-n {} addr add {v4}/24 dev eth0", ns.name));
+            ip(&format!("-n {} addr add {v6}/64 dev eth0 nodad", ns.name));
+            ip(&format!("-n {} link set eth0 up", ns.name));
+        }
+        Self { pod, peer }
+    }
+}
+
+/// Capture with pins of its own, removed at the end.
+pub struct Node {
+    pub settings: CaptureSettings,
+    pub capture: Option<Capture>,
+}
+
+impl Node {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut CaptureSettings)) -> Self {
+        let mut settings = CaptureSettings::new(cgroup().into());
+        settings.pin_dir = format!("/sys/fs/bpf/fairlead-test-{}", unique()).into();
+        change(&mut settings);
+        let mut node = Self { settings, capture: None };
+        node.start();
+        node
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.capture.is_none(), "the node runs");
+        self.capture = Some(Capture::open(self.settings.clone()).expect("capture"));
+    }
+
+    /// What `kill -9` leaves: pins and nothing else.
+    pub fn die(&mut self) {
+        self.capture = None;
+    }
+
+    pub fn capture(&self) -> &Capture {
+        self.capture.as_ref().expect("the node runs")
+    }
+
+    pub fn enroll(&self, pod: &Namespace) -> PodSockets {
+        self.capture().enroll(&spec(pod)).expect("enrolment")
+    }
+
+    pub fn counter(&self, counter: fairlead_capture::Counter) -> u64 {
+        self.capture().counter(counter).expect("counters")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(Ok(counters)) = self.capture.as_ref().map(Capture::counters)
+        {
+            eprintln!("counters: {:?}", counters.iter().filter(|c| c.1 > 0).collect::<Vec<_>>());
+        }
+        self.capture = None;
+        if let Err(error) = clean(&self.settings.pin_dir) {
+            eprintln!("cleaning up: {error}");
+        }
+    }
+}
+
+pub fn id(pod: &Namespace) -> WorkloadId {
+    WorkloadId::new("test", &pod.name)
+}
+
+pub fn spec(pod: &Namespace) -> PodSpec {
+    PodSpec::new(id(pod), pod.path())
+}
+
+pub fn addr(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().expect("an address"), port)
+}
+
+/// Accepts one connection from a non-blocking listener, or fails after [`PATIENCE`].
+pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    try_accept(listener, PATIENCE).expect("nothing was captured")
+}
+
+pub fn try_accept(listener: &TcpListener, patience: Duration) -> Option<(TcpStream, SocketAddr)> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(false).expect("blocking");
+                stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+                return Some((stream, peer));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if Instant::now() > deadline {
+                    return None;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("accept: {error}"),
+        }
+    }
+}
+
+/// Accepts one captured outbound connection of a family and takes its destination.
+pub fn take(pod: &PodSockets, v6: bool) -> (TcpStream, OriginalDst) {
+    let (stream, peer) = accept(listener(&pod.outbound, v6));
+    let dst = pod.port.take_original_dst(peer).expect("a flow");
+    (stream, dst)
+}
+
+pub fn listener(listeners: &[TcpListener], v6: bool) -> &TcpListener {
+    listeners
+        .iter()
+        .find(|listener| listener.local_addr().expect("bound").is_ipv6() == v6)
+        .expect("a listener of the family")
+}
+
+/// Hands a connection of `client` to the application at `to`, as the daemon does.
+pub fn deliver(pod: &PodSockets, client: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = pod.port.delivery_socket(ClientAddr(client), to)?;
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(false)?;
+    app::connect_fd(&stream, to)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Sends a line and reads one back.
+pub fn echo(stream: &mut TcpStream, word: &str) -> io::Result<String> {
+    stream.write_all(format!("{word}\n").as_bytes())?;
+    let mut got = String::new();
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
+        got.push(byte[0].into());
+    }
+    Ok(got)
+}
+
+pub fn is_v6(ip: &str) -> bool {
+    ip.parse::<IpAddr>().expect("an address").is_ipv6()
+}

@@ -53,22 +53,22 @@ impl Daemon {
     pub fn spawn(settings: &Settings, netns: &Netns, cgroup: &Path) -> Result<Self> {
         let path = |p: &Path| p.display().to_string();
         let mut args = vec![
-            "--node-name".to_owned(),
+            "--node".to_owned(),
             settings.node.clone(),
-            "--config".to_owned(),
+            "--config-dir".to_owned(),
             path(&settings.config),
             "--ca-dir".to_owned(),
             path(&settings.ca),
             "--cgroup-root".to_owned(),
             path(&settings.cgroup),
-            "--pin-dir".to_owned(),
+            "--state-dir".to_owned(),
             path(&settings.pins),
             "--admin".to_owned(),
             SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)).to_string(),
         ];
         args.extend(settings.extra.iter().cloned());
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let program = crate::topology::binary("fairlead-node", "FAIRLEAD_NODE")?;
+        let program = crate::process::binary("fairlead-node", "FAIRLEAD_TEST_NODE")?;
         let place = Place { netns, cgroup };
         let process = Process::spawn(place, &program, &args, &[], &settings.log)?;
         Ok(Self { process })

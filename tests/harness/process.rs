@@ -11,6 +11,26 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::netns::Netns;
 use crate::wait::eventually;
 
+/// A binary of the workspace: where `variable` says, else beside the running program.
+///
+/// # Errors
+/// It has not been built.
+pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let exe = std::env::current_exe()?;
+    let mut dir = exe.parent();
+    while let Some(at) = dir {
+        let path = at.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        dir = at.parent().filter(|_| at.ends_with("deps"));
+    }
+    anyhow::bail!("{name} is not built: run `cargo xtask test`, or set {variable}")
+}
+
 /// Where a process runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {

@@ -14,13 +14,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::cgroup::{self, Cgroup};
-use crate::client::{Load, Reply, Sent, all_json, last_json};
-use crate::daemon::{self, Daemon, Settings};
+use crate::daemon::{self, Daemon};
 use crate::log::{self, Entry};
-use crate::manifest::{self, Families, PodSpec, ServiceSpec};
+use crate::manifest::{self, PodSpec, ServiceSpec};
 use crate::metrics::Metrics;
 use crate::netns::Netns;
-use crate::process::{self, Place, Process};
+use crate::node::{Node, node_ips};
+use crate::pod::Pod;
 use crate::run::Run;
 use crate::shell;
 use crate::wait::eventually;
@@ -31,26 +31,6 @@ pub const ENROL: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
 
 /// How long a saved configuration may take to be in force.
 const APPLY_LIMIT: Duration = Duration::from_secs(5);
-
-/// A binary of the workspace: where `variable` says, else beside the running program.
-///
-/// # Errors
-/// It has not been built.
-pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os(variable) {
-        return Ok(path.into());
-    }
-    let exe = std::env::current_exe()?;
-    let mut dir = exe.parent();
-    while let Some(at) = dir {
-        let path = at.join(name);
-        if path.is_file() {
-            return Ok(path);
-        }
-        dir = at.parent().filter(|_| at.ends_with("deps"));
-    }
-    anyhow::bail!("{name} is not built: run `cargo xtask test`, or set {variable}")
-}
 
 /// A mesh. Dropping it removes all of it.
 pub struct Mesh {
@@ -75,40 +55,8 @@ struct State {
     next_vip: u16,
 }
 
-/// A node.
-#[derive(Debug)]
-pub struct Node {
-    /// Its number.
-    pub number: usize,
-    /// Its name.
-    pub name: String,
-    /// Its network namespace.
-    pub netns: Netns,
-    cgroup: PathBuf,
-    dir: PathBuf,
-    pins: PathBuf,
-    next_pod: Mutex<u16>,
-}
-
-/// A pod.
-#[derive(Debug)]
-pub struct Pod {
-    /// What was asked for; labels and annotations can change.
-    spec: Mutex<PodSpec>,
-    /// Name.
-    pub name: String,
-    /// Its network namespace.
-    pub netns: Netns,
-    /// Number of its node.
-    pub node: usize,
-    /// Its addresses, IPv4 first.
-    pub ips: Vec<IpAddr>,
-    cgroup: PathBuf,
-    dir: PathBuf,
-    hosts: PathBuf,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// Locks; a scenario that panicked elsewhere does not matter here.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -212,7 +160,7 @@ impl Mesh {
     /// The pod cannot be made.
     pub fn pod(&self, spec: PodSpec) -> Result<Arc<Pod>> {
         let node = self.nodes.get(spec.node).context("no such node")?;
-        let pod = Arc::new(node.make_pod(self.run.id(), spec, self.run.dir().join("hosts"))?);
+        let pod = Arc::new(Pod::create(node, self.run.id(), spec, self.run.dir().join("hosts"))?);
         let mut state = lock(&self.state);
         let namespace = lock(&pod.spec).namespace.clone();
         state.namespaces.entry(namespace).or_default();
@@ -582,277 +530,6 @@ impl Drop for Mesh {
         lock(&self.daemons).clear();
         self.root = None;
     }
-}
-
-impl Node {
-    fn create(run: &Run, wire: &Netns, root: &Path, number: usize, nodes: usize) -> Result<Self> {
-        let name = format!("node{number}");
-        let netns = Netns::create(&format!("{}-{name}", run.id()))?;
-        for (path, value) in [
-            ("net/ipv4/ip_forward", "1"),
-            ("net/ipv6/conf/all/forwarding", "1"),
-            ("net/ipv4/fib_multipath_hash_policy", "1"),
-            ("net/ipv6/fib_multipath_hash_policy", "1"),
-        ] {
-            netns.sysctl(path, value)?;
-        }
-        let ns = netns.name();
-        shell::ip_batch(
-            None,
-            &format!(
-                "link add eth0 netns {ns} type veth peer name n{number} netns {}\n",
-                wire.name()
-            ),
-        )?;
-        shell::ip_batch(Some(wire.name()), &format!("link set n{number} master br0 up\n"))?;
-        let [v4, v6] = node_ips(number);
-        let mut commands = format!(
-            "link set eth0 up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n\
-             link add cni0 type bridge mcast_snooping 0\nlink set cni0 up\n\
-             addr add 10.77.{number}.1/24 dev cni0\naddr add fd77:{number}::1/64 dev cni0 nodad\n"
-        );
-        for other in (0..nodes).filter(|o| *o != number) {
-            let [v4, v6] = node_ips(other);
-            commands.push_str(&format!(
-                "route add 10.77.{other}.0/24 via {v4}\nroute add fd77:{other}::/64 via {v6}\n"
-            ));
-        }
-        shell::ip_batch(Some(ns), &commands)?;
-        let cgroup = root.join(&name);
-        fs::create_dir_all(cgroup.join("daemon"))?;
-        fs::create_dir_all(cgroup.join("pods"))?;
-        let dir = run.dir().join(&name);
-        fs::create_dir_all(dir.join("config"))?;
-        Ok(Self {
-            number,
-            name,
-            netns,
-            cgroup,
-            dir,
-            pins: run.pins().join(format!("node{number}")),
-            next_pod: Mutex::new(10),
-        })
-    }
-
-    /// Its configuration directory.
-    #[must_use]
-    pub fn config(&self) -> PathBuf {
-        self.dir.join("config")
-    }
-
-    /// Its access log.
-    #[must_use]
-    pub fn access_log(&self) -> PathBuf {
-        self.dir.join("access.log")
-    }
-
-    /// What its daemon prints.
-    #[must_use]
-    pub fn daemon_log(&self) -> PathBuf {
-        self.dir.join("daemon.log")
-    }
-
-    /// Its addresses.
-    #[must_use]
-    pub fn ips(&self) -> [IpAddr; 2] {
-        node_ips(self.number)
-    }
-
-    /// What its daemon is started with.
-    #[must_use]
-    pub fn settings(&self, ca: &Path) -> Settings {
-        Settings {
-            node: self.name.clone(),
-            config: self.config(),
-            ca: ca.to_owned(),
-            cgroup: self.cgroup.clone(),
-            pins: self.pins.clone(),
-            log: self.daemon_log(),
-            extra: Vec::new(),
-        }
-    }
-
-    /// How often its daemon has loaded the configuration.
-    ///
-    /// # Errors
-    /// The daemon cannot be reached.
-    pub fn generation(&self) -> Result<u64> {
-        let told = daemon::json(&self.netns, "/config/generation")?;
-        told["generation"].as_u64().context("no generation")
-    }
-
-    fn make_pod(&self, id: &str, spec: PodSpec, hosts: PathBuf) -> Result<Pod> {
-        let k = {
-            let mut next = lock(&self.next_pod);
-            *next += 1;
-            *next
-        };
-        ensure!(k < 255, "a node holds no more than 244 pods here");
-        let number = self.number;
-        let netns = Netns::create(&format!("{id}-{}-{}", spec.namespace, spec.name))?;
-        shell::ip_batch(
-            None,
-            &format!(
-                "link add eth0 netns {} type veth peer name v{k} netns {}\n",
-                netns.name(),
-                self.netns.name()
-            ),
-        )?;
-        shell::ip_batch(Some(self.netns.name()), &format!("link set v{k} master cni0 up\n"))?;
-        let v4 = Ipv4Addr::new(10, 77, u8::try_from(number)?, u8::try_from(k)?);
-        let v6 = Ipv6Addr::new(0xfd77, u16::try_from(number)?, 0, 0, 0, 0, 0, k);
-        let mut commands = String::from("link set eth0 up\n");
-        let mut ips: Vec<IpAddr> = Vec::new();
-        if spec.families != Families::V6 {
-            ips.push(v4.into());
-            commands.push_str(&format!(
-                "addr add {v4}/24 dev eth0\nroute add default via 10.77.{number}.1\n"
-            ));
-        }
-        if spec.families != Families::V4 {
-            ips.push(v6.into());
-            commands.push_str(&format!(
-                "addr add {v6}/64 dev eth0 nodad\nroute add default via fd77:{number}::1\n"
-            ));
-        }
-        shell::ip_batch(Some(netns.name()), &commands)?;
-        let cgroup = self.cgroup.join("pods").join(netns.name());
-        fs::create_dir(&cgroup)?;
-        let dir = self.dir.join(&spec.name);
-        fs::create_dir_all(&dir)?;
-        let name = spec.name.clone();
-        Ok(Pod { spec: Mutex::new(spec), name, netns, node: number, ips, cgroup, dir, hosts })
-    }
-}
-
-impl Pod {
-    /// Its first address.
-    #[must_use]
-    pub fn ip(&self) -> IpAddr {
-        self.ips[0]
-    }
-
-    /// Its address of a family.
-    ///
-    /// # Panics
-    /// It has none.
-    #[must_use]
-    pub fn ip_of(&self, v4: bool) -> IpAddr {
-        let found = self.ips.iter().find(|ip| ip.is_ipv4() == v4).copied();
-        found.unwrap_or_else(|| panic!("{} has no such address", self.name))
-    }
-
-    /// Sets a label, or takes it away.
-    pub fn label(&self, key: &str, value: Option<&str>) {
-        let mut spec = lock(&self.spec);
-        match value {
-            Some(value) => spec.labels.insert(key.into(), value.into()),
-            None => spec.labels.remove(key),
-        };
-    }
-
-    /// Says whether the pod is ready.
-    pub fn ready(&self, ready: bool) {
-        lock(&self.spec).ready = ready;
-    }
-
-    fn place(&self) -> Place<'_> {
-        Place { netns: &self.netns, cgroup: &self.cgroup }
-    }
-
-    /// Starts an application of `fairlead-apps` and waits until it takes connections.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn serve(&self, args: &[&str]) -> Result<Process> {
-        let mut process = self.spawn(args)?;
-        process.wait_for("ready:", Duration::from_secs(10))?;
-        Ok(process)
-    }
-
-    /// Starts an application of `fairlead-apps`, without waiting.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn spawn(&self, args: &[&str]) -> Result<Process> {
-        static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let n = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let log = self.dir.join(format!("app{n}.log"));
-        let program = binary("fairlead-apps", "FAIRLEAD_APPS")?;
-        let hosts = self.hosts.display().to_string();
-        let env = [("FAIRLEAD_APPS_HOSTS", hosts.as_str())];
-        Process::spawn(self.place(), &program, args, &env, &log)
-    }
-
-    /// Runs an application of `fairlead-apps` to its end; what it printed.
-    ///
-    /// # Errors
-    /// It fails, or takes longer than a minute and a half.
-    pub fn run(&self, args: &[&str]) -> Result<String> {
-        let program = binary("fairlead-apps", "FAIRLEAD_APPS")?;
-        self.exec(&program, args)
-    }
-
-    /// Runs any program in the pod; what it printed.
-    ///
-    /// # Errors
-    /// It fails, or takes longer than a minute and a half.
-    pub fn exec(&self, program: &Path, args: &[&str]) -> Result<String> {
-        let hosts = self.hosts.display().to_string();
-        let env = [("FAIRLEAD_APPS_HOSTS", hosts.as_str())];
-        process::run(self.place(), program, args, &env, Duration::from_secs(90))
-    }
-
-    /// One HTTP request.
-    ///
-    /// # Errors
-    /// The client cannot be run; a failed request is a reply with status 0.
-    pub fn get(&self, url: &str, more: &[&str]) -> Result<Reply> {
-        Ok(Reply(last_json(&self.run(&[&["get", url], more].concat())?)?))
-    }
-
-    /// Several HTTP requests over one connection.
-    ///
-    /// # Errors
-    /// The client cannot be run.
-    pub fn get_many(&self, url: &str, count: u32, more: &[&str]) -> Result<Vec<Reply>> {
-        let n = count.to_string();
-        let out = self.run(&[&["get", url, "-n", &n], more].concat())?;
-        Ok(all_json(&out)?.into_iter().map(Reply).collect())
-    }
-
-    /// A raw TCP exchange.
-    ///
-    /// # Errors
-    /// The client cannot be run.
-    pub fn send(&self, to: &str, data: &str, more: &[&str]) -> Result<Sent> {
-        Ok(Sent(last_json(&self.run(&[&["send", to, data], more].concat())?)?))
-    }
-
-    /// A load.
-    ///
-    /// # Errors
-    /// The load generator cannot be run.
-    pub fn load(&self, url: &str, more: &[&str]) -> Result<Load> {
-        Ok(Load(last_json(&self.run(&[&["load", url], more].concat())?)?))
-    }
-
-    /// gRPC calls over one connection.
-    ///
-    /// # Errors
-    /// The client cannot be run or connect.
-    pub fn grpc(&self, authority: &str, more: &[&str]) -> Result<Vec<Reply>> {
-        let out = self.run(&[&["grpc", authority], more].concat())?;
-        Ok(all_json(&out)?.into_iter().map(Reply).collect())
-    }
-}
-
-fn node_ips(number: usize) -> [IpAddr; 2] {
-    let n = u8::try_from(10 + number).unwrap_or(u8::MAX);
-    [
-        Ipv4Addr::new(192, 168, 77, n).into(),
-        Ipv6Addr::new(0xfd77, 0xffff, 0, 0, 0, 0, 0, n.into()).into(),
-    ]
 }
 
 /// Writes a file as a careful editor does: beside it, then renamed over it.

@@ -1,0 +1,31 @@
+//! `cargo xtask clean`: removes what an interrupted run left behind.
+
+use anyhow::Result;
+use fairlead_tests::run::{self, Which};
+
+/// Removes namespaces, cgroups, pins and files of interrupted runs and of `demo --keep`.
+///
+/// Examples:
+///   cargo xtask clean
+///   cargo xtask clean --dead
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// Leave what `demo --keep` kept
+    #[arg(long)]
+    dead: bool,
+}
+
+/// Runs the task.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    crate::tools::require_root("clean")?;
+    let which = if args.dead { Which::Dead } else { Which::DeadAndKept };
+    let removed = run::clean(which)?;
+    for what in &removed {
+        println!("removed {what}");
+    }
+    if removed.is_empty() {
+        println!("nothing to remove");
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! `cargo xtask test`: unit tests, then scenarios with real traffic; one summary.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use fairlead_tests::run::{self, Which};
+
+use crate::workspace::{cargo, heading, profile_dir, step, watch};
+use crate::{ebpf, tools};
+
+/// Builds everything, runs the unit tests, then the scenarios (as root, two side by side), and
+/// prints `N passed, N failed`.
+///
+/// Examples:
+///   cargo xtask test
+///   cargo xtask test --unit
+///   cargo xtask test --filter rotation
+///   cargo xtask test --scenarios --profile dev --jobs 1
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    /// Unit tests only; needs no root
+    #[arg(long, conflicts_with = "scenarios")]
+    unit: bool,
+    /// Scenarios only
+    #[arg(long)]
+    scenarios: bool,
+    /// Only tests whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Scenarios side by side
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Profile of the daemon and of the scenarios
+    #[arg(long, default_value = "release")]
+    profile: String,
+}
+
+/// What a run of tests came to.
+#[derive(Default)]
+pub(crate) struct Tally {
+    /// Tests that passed.
+    pub(crate) passed: u64,
+    /// Tests that failed.
+    pub(crate) failed: u64,
+    /// Their names.
+    pub(crate) failures: Vec<String>,
+}
+
+impl Tally {
+    /// Reads a line of libtest's output.
+    fn read(&mut self, line: &str) {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+            self.failures.push(name.to_owned());
+        }
+        let Some(rest) = line.strip_prefix("test result: ") else { return };
+        let count = |what: &str| -> u64 {
+            let words = rest.split([';', '.']).map(str::trim);
+            let number = |w: &str| w.strip_suffix(what).and_then(|n| n.trim().parse().ok());
+            words.filter_map(number).next().unwrap_or(0)
+        };
+        self.passed += count(" passed");
+        self.failed += count(" failed");
+    }
+}
+
+/// Builds the daemon and the applications of the scenarios.
+pub(crate) fn build(profile: &str) -> Result<()> {
+    ebpf::ensure_built()?;
+    step(
+        "building the daemon and the applications",
+        &mut cargo(&[
+            "build",
+            "--quiet",
+            "--profile",
+            profile,
+            "-p",
+            "fairlead-node",
+            "-p",
+            "fairlead-cli",
+            "-p",
+            "fairlead-apps",
+        ]),
+    )
+}
+
+/// Environment in which scenarios find the binaries of a profile.
+pub(crate) fn with_binaries<'c>(command: &'c mut Command, profile: &str) -> &'c mut Command {
+    let dir = profile_dir(profile);
+    command
+        .env("FAIRLEAD_TEST_NODE", dir.join("fairlead-node"))
+        .env("FAIRLEAD_TEST_CLI", dir.join("fairlead"))
+        .env("FAIRLEAD_TEST_APPS", dir.join("fairlead-apps"))
+}
+
+/// Runs scenarios whose names contain one of `filters` (all, when there is none).
+pub(crate) fn scenarios(
+    profile: &str,
+    jobs: usize,
+    filters: &[&str],
+    env: &[(&str, String)],
+    tally: &mut Tally,
+) -> Result<()> {
+    let jobs = format!("--test-threads={jobs}");
+    let mut args = vec![
+        "test",
+        "--quiet",
+        "--profile",
+        profile,
+        "-p",
+        "fairlead-tests",
+        "--test",
+        "scenarios",
+    ];
+    args.extend(["--", "--format=pretty", &jobs]);
+    args.extend(filters);
+    let mut command = cargo(&args);
+    with_binaries(&mut command, profile).envs(env.iter().map(|(k, v)| (k, v)));
+    let before = tally.failed;
+    let ok = watch(&mut command, |line| tally.read(line))?;
+    // A run that died without telling a result is a failure too.
+    if !ok && tally.failed == before {
+        tally.failed += 1;
+        tally.failures.push("the scenario runner itself".into());
+    }
+    Ok(())
+}
+
+/// Runs the task.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let start = Instant::now();
+    ensure!(args.jobs > 0, "--jobs has to be at least 1");
+    if !args.unit {
+        tools::require_root("the scenario part of `test` (see --unit)")?;
+        tools::require(tools::NETWORK)?;
+        tools::require(tools::NETFILTER)?;
+        for what in run::clean(Which::Dead)? {
+            eprintln!("removed {what} of an interrupted run");
+        }
+    }
+    ebpf::ensure_built()?;
+    let mut tally = Tally::default();
+    if !args.scenarios {
+        heading("unit tests");
+        let mut command = cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"]);
+        // The scenarios are a test target of their package; they have a run of their own.
+        command.args(["--lib", "--bins", "--", "--format=pretty"]).args(&args.filter);
+        let before = tally.failed;
+        if !watch(&mut command, |line| tally.read(line))? && tally.failed == before {
+            tally.failed += 1;
+            tally.failures.push("building the unit tests".into());
+        }
+    }
+    if !args.unit {
+        build(&args.profile)?;
+        heading(&format!("scenarios, {} side by side", args.jobs));
+        let filters: Vec<&str> = args.filter.iter().map(String::as_str).collect();
+        scenarios(&args.profile, args.jobs, &filters, &[], &mut tally)?;
+    }
+    for name in &tally.failures {
+        println!("failed: {name}");
+    }
+    println!("after {:.0} s", start.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed > 0 {
+        bail!("{} tests failed", tally.failed);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_counted() {
+        let mut tally = Tally::default();
+        tally.read("test a::b ... ok");
+        tally.read("test a::c ... FAILED");
+        tally.read(
+            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 4 filtered out",
+        );
+        tally.read("test result: ok. 1 passed; 0 failed; 0 ignored");
+        assert_eq!((tally.passed, tally.failed), (13, 3));
+        assert_eq!(tally.failures, ["a::c"]);
+    }
+}

@@ -1,3 +1,38 @@
-//! Tasks of the repository.
+//! Tasks of the repository: `cargo xtask --help`. Each task is a module; nothing happens here.
 
-fn main() {}
+mod clean;
+mod ebpf;
+mod lint;
+mod soak;
+mod test;
+mod tools;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Fairlead repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    BuildEbpf(ebpf::Args),
+    Test(test::Args),
+    Lint(lint::Args),
+    Soak(soak::Args),
+    Clean(clean::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::BuildEbpf(args) => ebpf::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Lint(args) => lint::run(&args),
+        Task::Soak(args) => soak::run(&args),
+        Task::Clean(args) => clean::run(&args),
+    }
+}

@@ -107,6 +107,12 @@ impl Pod {
         lock(&self.spec).ready = ready;
     }
 
+    /// The cgroup of its processes.
+    #[must_use]
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     fn place(&self) -> Place<'_> {
         Place { netns: &self.netns, cgroup: &self.cgroup }
     }
@@ -126,13 +132,20 @@ impl Pod {
     /// # Errors
     /// It does not start.
     pub fn spawn(&self, args: &[&str]) -> Result<Process> {
+        self.spawn_program(&binary("fairlead-apps", "FAIRLEAD_TEST_APPS")?, args)
+    }
+
+    /// Starts any program in the pod, without waiting.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn spawn_program(&self, program: &Path, args: &[&str]) -> Result<Process> {
         static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let log = self.dir.join(format!("app{n}.log"));
-        let program = binary("fairlead-apps", "FAIRLEAD_TEST_APPS")?;
         let hosts = self.hosts.display().to_string();
         let env = [("FAIRLEAD_APPS_HOSTS", hosts.as_str())];
-        Process::spawn(self.place(), &program, args, &env, &log)
+        Process::spawn(self.place(), program, args, &env, &log)
     }
 
     /// Runs an application of `fairlead-apps` to its end; what it printed.

@@ -1,5 +1,6 @@
 //! Tasks of the repository: `cargo xtask --help`. Each task is a module; nothing happens here.
 
+mod bench;
 mod clean;
 mod ebpf;
 mod lint;
@@ -22,6 +23,7 @@ struct Cli {
 enum Task {
     BuildEbpf(ebpf::Args),
     Test(test::Args),
+    Bench(bench::Args),
     Lint(lint::Args),
     Soak(soak::Args),
     Clean(clean::Args),
@@ -31,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::BuildEbpf(args) => ebpf::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Lint(args) => lint::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Clean(args) => clean::run(&args),

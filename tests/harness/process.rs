@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::netns::Netns;
 use crate::wait::eventually;
+
+static BINARIES: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says where the binaries of the workspace are, for a program that lies elsewhere.
+pub fn use_binaries_of(dir: &Path) {
+    BINARIES.get_or_init(|| dir.to_owned());
+}
 
 /// A binary of the workspace: where `variable` says, else beside the running program.
 ///
@@ -20,7 +28,7 @@ pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
         return Ok(path.into());
     }
     let exe = std::env::current_exe()?;
-    let mut dir = exe.parent();
+    let mut dir = BINARIES.get().map(PathBuf::as_path).or_else(|| exe.parent());
     while let Some(at) = dir {
         let path = at.join(name);
         if path.is_file() {

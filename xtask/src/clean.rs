@@ -14,6 +14,9 @@ pub(crate) struct Args {
     /// Leave what `demo --keep` kept
     #[arg(long)]
     dead: bool,
+    /// Say nothing
+    #[arg(long)]
+    quiet: bool,
 }
 
 /// Runs the task.
@@ -21,6 +24,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     crate::tools::require_root("clean")?;
     let which = if args.dead { Which::Dead } else { Which::DeadAndKept };
     let removed = run::clean(which)?;
+    if args.quiet {
+        return Ok(());
+    }
     for what in &removed {
         println!("removed {what}");
     }

@@ -2,12 +2,15 @@
 
 mod bench;
 mod clean;
+mod demo;
 mod ebpf;
 mod lint;
 mod soak;
 mod test;
 mod tools;
 mod workspace;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -21,6 +24,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    Demo(demo::Args),
     BuildEbpf(ebpf::Args),
     Test(test::Args),
     Bench(bench::Args),
@@ -29,8 +33,19 @@ enum Task {
     Clean(clean::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Demo(args) => demo::run(&args),
         Task::BuildEbpf(args) => ebpf::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),

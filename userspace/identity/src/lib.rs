@@ -14,7 +14,7 @@ mod svid;
 mod tls;
 mod trust;
 
-pub use ca::{CaClient, CaDirectory, CaError, SignedCertificate};
+pub use ca::{CaClient, CaDirectory, CaError, SignFuture, SignedCertificate};
 pub use certificate::{CertificateInfo, IssueError, WorkloadCertificate};
 pub use store::{CertificateError, IdentityStore, StoreSettings};
 pub use svid::{PeerSvid, SvidError};

@@ -106,9 +106,10 @@ pub fn explain(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
         ) => "the peer's certificate is not valid yet (clock skew?)".into(),
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "the peer's certificate is not signed by a root of this mesh".into()
-        }
+        // A chain to a root of the same name but another key fails at its signature.
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => "the peer's certificate is not signed by a root of this mesh".into(),
         rustls::Error::InvalidCertificate(other) => {
             format!("the peer's certificate is refused: {other}")
         }

@@ -213,10 +213,10 @@ impl Transport {
                 Ok(UpgradeOutcome::Switched(Response::from_parts(parts, ()), tunnel))
             }
             None => {
-                // The stream's own direction stays open until the response is read; nothing
-                // more is going to be sent on it.
+                // Nothing is going to be sent on it. Fails when the destination has answered in
+                // full already, and that is well too.
                 let mut send = send;
-                send.send_data(Bytes::new(), true)?;
+                let _ = send.send_data(Bytes::new(), true);
                 let body = Body::Stream(StreamBody::new(recv, Some(place)));
                 Ok(UpgradeOutcome::Declined(Response::from_parts(parts, body)))
             }
@@ -232,6 +232,12 @@ impl Transport {
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionInfo> {
         self.pool.info()
+    }
+
+    /// Inbound sessions at this moment.
+    #[must_use]
+    pub fn inbound_sessions(&self) -> usize {
+        self.inbound.load(Ordering::Acquire)
     }
 
     /// Ends in an orderly way: no new streams in either direction, GOAWAY to the peers, and up

@@ -2,7 +2,7 @@
 //! have on one plain TCP connection: half-close, reset, and back-pressure with bounded memory.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +10,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::Reason;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::error::TransportError;
 use super::stream::Tunnel;
@@ -59,13 +60,15 @@ pub enum End {
 /// Carries until both directions have ended or one has broken. `first` is what was already read
 /// from the socket.
 pub async fn relay(
-    tcp: TcpStream,
+    mut tcp: TcpStream,
     first: Bytes,
     tunnel: Tunnel,
     counters: &RelayCounters,
 ) -> RelayEnd {
+    let (read, write) = tcp.split();
     let mut relay = Relay {
-        tcp,
+        read: Reading::Data(read),
+        write,
         tunnel,
         up: Up { chunk: first, buffer: BytesMut::new(), size: READ_MIN, state: Direction::Open },
         down: Down { queue: VecDeque::new(), state: Direction::Open, ended: false },
@@ -80,8 +83,9 @@ pub async fn relay(
             End::Tcp(error)
         }
         Err(End::Tunnel(error)) => {
+            drop(relay);
             // Closing with a zero linger makes it a reset for the application too.
-            let _ = relay.tcp.set_zero_linger();
+            let _ = tcp.set_zero_linger();
             End::Tunnel(error)
         }
     };
@@ -114,8 +118,31 @@ struct Down {
     ended: bool,
 }
 
+/// What the reading half of the socket is for.
+enum Reading<'a> {
+    /// Bytes.
+    Data(ReadHalf<'a>),
+    /// The application has half-closed; it may still break off, which nobody would notice while
+    /// the other side is silent.
+    Breaking(Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>),
+}
+
+async fn breaking(read: ReadHalf<'_>) -> io::Error {
+    loop {
+        match read.ready(Interest::ERROR).await {
+            Err(error) => return error,
+            Ok(_) => match read.as_ref().take_error() {
+                Err(error) | Ok(Some(error)) => return error,
+                // Somebody else has taken the error: whoever writes gets to know.
+                Ok(None) => std::future::pending().await,
+            },
+        }
+    }
+}
+
 struct Relay<'a> {
-    tcp: TcpStream,
+    read: Reading<'a>,
+    write: WriteHalf<'a>,
     tunnel: Tunnel,
     up: Up,
     down: Down,
@@ -136,6 +163,20 @@ impl Relay<'_> {
         }
         match (self.up.state, self.down.state) {
             (Direction::Closed, Direction::Closed) => Poll::Ready(Ok(())),
+            (Direction::Closed, Direction::Open) => {
+                if let Reading::Data(_) = self.read {
+                    let idle = Reading::Breaking(Box::pin(std::future::pending()));
+                    if let Reading::Data(read) = std::mem::replace(&mut self.read, idle) {
+                        self.read = Reading::Breaking(Box::pin(breaking(read)));
+                    }
+                }
+                match &mut self.read {
+                    Reading::Breaking(breaking) => {
+                        breaking.as_mut().poll(cx).map(|error| Err(End::Tcp(error)))
+                    }
+                    Reading::Data(_) => Poll::Pending,
+                }
+            }
             (Direction::Open, Direction::Closed) => {
                 // Nobody reads the tunnel any more, so a reset would go unnoticed while the
                 // application is silent.
@@ -144,17 +185,18 @@ impl Relay<'_> {
                     Poll::Pending => Poll::Pending,
                 }
             }
-            _ => Poll::Pending,
+            (Direction::Open, Direction::Open) => Poll::Pending,
         }
     }
 
     /// Socket to tunnel.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let up = &mut self.up;
+        let Reading::Data(read) = &mut self.read else { return Poll::Ready(Ok(())) };
         for _ in 0..TURNS {
             ready!(self.tunnel.poll_send(cx, &mut up.chunk)).map_err(End::Tunnel)?;
             // Asked before there is a buffer: an idle connection holds none.
-            match self.tcp.poll_read_ready(cx) {
+            match read.as_ref().poll_read_ready(cx) {
                 Poll::Pending => {
                     up.buffer = BytesMut::new();
                     return Poll::Pending;
@@ -162,9 +204,8 @@ impl Relay<'_> {
                 Poll::Ready(result) => result.map_err(End::Tcp)?,
             }
             up.buffer.reserve(up.size);
-            let tcp = Pin::new(&mut self.tcp);
-            let n =
-                ready!(tokio_util::io::poll_read_buf(tcp, cx, &mut up.buffer)).map_err(End::Tcp)?;
+            let n = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut *read), cx, &mut up.buffer))
+                .map_err(End::Tcp)?;
             if n == 0 {
                 self.tunnel.finish().map_err(End::Tunnel)?;
                 up.buffer = BytesMut::new();
@@ -199,7 +240,7 @@ impl Relay<'_> {
                     return Poll::Pending;
                 }
                 // FIN to the application.
-                ready!(Pin::new(&mut self.tcp).poll_shutdown(cx)).map_err(End::Tcp)?;
+                ready!(Pin::new(&mut self.write).poll_shutdown(cx)).map_err(End::Tcp)?;
                 down.queue = VecDeque::new();
                 down.state = Direction::Closed;
                 return Poll::Ready(Ok(()));
@@ -209,8 +250,8 @@ impl Relay<'_> {
                 *slice = IoSlice::new(chunk);
             }
             let slices = &slices[..down.queue.len().min(GATHER)];
-            let tcp = Pin::new(&mut self.tcp);
-            let n = ready!(tcp.poll_write_vectored(cx, slices)).map_err(End::Tcp)?;
+            let write = Pin::new(&mut self.write);
+            let n = ready!(write.poll_write_vectored(cx, slices)).map_err(End::Tcp)?;
             self.counters.to_tcp.fetch_add(n as u64, Ordering::Relaxed);
             self.tunnel.release(n);
             let mut left = n;

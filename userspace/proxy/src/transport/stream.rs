@@ -232,8 +232,10 @@ impl http_body::Body for StreamBody {
             // Nobody listens when the answer has been sent meanwhile: then none is needed.
             let _ = wanted.send(());
         }
-        if !self.data_done {
+        while !self.data_done {
             match ready!(self.recv.poll_data(cx)) {
+                // The frame that only says "end".
+                Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(bytes)) => {
                     let _ = self.recv.flow_control().release_capacity(bytes.len());
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));

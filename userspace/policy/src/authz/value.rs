@@ -93,7 +93,7 @@ fn bytes(peer: &SpiffeId) -> impl DoubleEndedIterator<Item = u8> {
 fn expand_trust_domain(principal: &str, trust_domains: &[TrustDomain]) -> Vec<String> {
     let as_is = || vec![principal.to_owned()];
     let Some((head, rest)) = principal.split_once('/') else { return as_is() };
-    if head == "*" || rest.split('/').count() != 4 {
+    if rest.split('/').count() != 4 {
         return as_is();
     }
     let suffix = head.strip_prefix('*');

@@ -39,7 +39,8 @@ pub struct RequestView<'a> {
     /// Authority (`Host` or `:authority`), as sent, with a port if it had one.
     pub authority: &'a str,
     /// Path without query. For authorization and routing it is normalized first
-    /// ([`crate::authz::path`]).
+    /// ([`crate::authz::path`]), and the normalized one is forwarded. Empty for `CONNECT`, which
+    /// has none: no list of paths contains it.
     pub path: &'a str,
     /// Query without `?`.
     pub query: Option<&'a str>,

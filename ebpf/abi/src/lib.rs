@@ -29,6 +29,13 @@ pub const DELIVERY_FIRST_V4: u32 = 0x7f00_0006;
 /// The IPv6 sources begin here: `::6` to `::9` (the last word, host byte order).
 pub const DELIVERY_FIRST_V6: u32 = 6;
 
+/// Captured IPv4 connections to the daemon's listener come from `127.0.0.10` to `127.0.0.13` in
+/// turn (host byte order), because from one address there is only an ephemeral range of them.
+pub const CAPTURE_FIRST_V4: u32 = 0x7f00_000a;
+
+/// Sources of captured IPv4 connections; a power of two.
+pub const CAPTURE_SOURCES: u32 = 4;
+
 /// The IPv6 form of an IPv4 address given as it lies in memory.
 #[must_use]
 #[inline(always)]
@@ -317,6 +324,8 @@ counters! {
     RefusedNoMemory = "refused_no_memory",
     /// Refused: the socket is bound to a device and could not be freed from it.
     RefusedBoundDevice = "refused_bound_device",
+    /// Refused: no source address for the way to the daemon could be had.
+    RefusedNoSource = "refused_no_source",
     /// Refused: an application took a delivery source for its own.
     RefusedForgedSource = "refused_forged_source",
     /// Refused: a connection to the daemon's inbound listener past steering.

@@ -5,17 +5,18 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{SOL_SOCKET, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns,
-    bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt, bpf_sk_release, bpf_sk_storage_get,
+    bpf_bind, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_prandom_u32,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt,
+    bpf_sk_release, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use fairlead_abi::{
-    Addr, CIDR_ALL_BITS, CidrKey, Client, Counter, Flow, ListenerKey, PortKey, SocketState,
-    direction, is_delivery_source, is_loopback, is_mapped, mapped, pod_flags, reservation, role,
-    socket_kind,
+    Addr, CAPTURE_FIRST_V4, CAPTURE_SOURCES, CIDR_ALL_BITS, CidrKey, Client, Counter, Flow,
+    ListenerKey, PortKey, SocketState, direction, is_delivery_source, is_loopback, is_mapped,
+    mapped, pod_flags, reservation, role, socket_kind,
 };
 
 use crate::ctx::{read, read_addr};
@@ -23,7 +24,7 @@ use crate::maps::{
     CLIENTS, EXCLUDED_CIDRS, EXCLUDED_PORTS, FLOWS, LISTENERS, PODS, SETTINGS, SOCKETS, count,
     storage_delete, storage_get,
 };
-use crate::sock::{self, SOCK_STREAM};
+use crate::sock::{self, AF_INET, AF_INET6, SOCK_STREAM};
 
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
@@ -150,6 +151,9 @@ fn decide(sa: *mut bpf_sock_addr, dst: &Addr, role: u32) -> Verdict {
     if unsafe { read!(sk => bpf_sock, bound_dev_if) } != 0 && !unbind_device(sa) {
         return Verdict::Refuse(Counter::RefusedBoundDevice);
     }
+    if role == role::OUTBOUND_V4 && !take_source(sa, sk) {
+        return Verdict::Refuse(Counter::RefusedNoSource);
+    }
     if !remember(sk, dst, port) {
         return Verdict::Refuse(Counter::RefusedNoMemory);
     }
@@ -177,8 +181,7 @@ fn from_daemon(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> Verdict {
     }
     // SAFETY: helpers without a precondition; `sa` is the program's context.
     let (socket, at) = unsafe { (bpf_get_socket_cookie(sa.cast()), bpf_ktime_get_ns()) };
-    let place =
-        Client { addr: [0; 4], dst: [0; 4], socket, at, port: 0, dst_port: 0, pad: 0 };
+    let place = Client { addr: [0; 4], dst: [0; 4], socket, at, port: 0, dst_port: 0, pad: 0 };
     if CLIENTS.insert(reservation(socket), place, BPF_ANY).is_err() {
         return Verdict::Refuse(Counter::RefusedClientsFull);
     }
@@ -257,6 +260,63 @@ fn unbind_device(sa: *mut bpf_sock_addr) -> bool {
             size_of::<u32>() as i32,
         ) == 0
     }
+}
+
+/// Binds a socket that the application left free to one of several sources: from the one that the
+/// kernel would take, only an ephemeral range of connections to the listener could be open.
+#[inline(always)]
+fn take_source(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> bool {
+    // SAFETY: `sk` is valid while the program runs.
+    if unsafe { read!(sk => bpf_sock, src_port) } != 0 {
+        return true;
+    }
+    let bound = sock::source(sk);
+    if bound[0] | bound[1] | bound[3] != 0 {
+        return true;
+    }
+    // SAFETY: no precondition.
+    let turn = unsafe { bpf_get_prandom_u32() } & (CAPTURE_SOURCES - 1);
+    let source = (CAPTURE_FIRST_V4 + turn).to_be();
+    // SAFETY: `sa` is the program's context; the addresses are whole and their sizes given.
+    unsafe {
+        if read!(sk => bpf_sock, family) == AF_INET6 {
+            let mut addr = sockaddr_in6 {
+                sin6_family: AF_INET6 as u16,
+                sin6_port: 0,
+                sin6_flowinfo: 0,
+                sin6_addr: mapped(source),
+                sin6_scope_id: 0,
+            };
+            bpf_bind(sa, (&raw mut addr).cast(), size_of::<sockaddr_in6>() as i32) == 0
+        } else {
+            let mut addr = sockaddr_in {
+                sin_family: AF_INET as u16,
+                sin_port: 0,
+                sin_addr: source,
+                pad: [0; 2],
+            };
+            bpf_bind(sa, (&raw mut addr).cast(), size_of::<sockaddr_in>() as i32) == 0
+        }
+    }
+}
+
+/// As the kernel has it.
+#[repr(C)]
+struct sockaddr_in {
+    sin_family: u16,
+    sin_port: u16,
+    sin_addr: u32,
+    pad: [u32; 2],
+}
+
+/// As the kernel has it.
+#[repr(C)]
+struct sockaddr_in6 {
+    sin6_family: u16,
+    sin6_port: u16,
+    sin6_flowinfo: u32,
+    sin6_addr: Addr,
+    sin6_scope_id: u32,
 }
 
 /// Lets a connection go where it wants; what an earlier attempt left with the socket goes.

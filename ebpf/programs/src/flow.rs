@@ -84,8 +84,7 @@ fn publish(ctx: &SockOpsContext) {
         _ => return,
     }
     // To hear of a handshake that fails; if it cannot be had, the sweep by age does it.
-    let _: Result<(), i32> =
-        ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
 /// A handshake failed: nobody will take the entry. (After the handshake somebody does, even if

@@ -57,8 +57,7 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 /// Outcomes, by [`Counter`].
 #[map]
-pub static COUNTERS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
 
 /// What the application's socket has to show as its peer; goes away with the socket.
 #[btf_map]
@@ -89,5 +88,6 @@ pub fn storage_get(sk: *mut bpf_sock) -> Option<*mut SocketState> {
 #[inline(always)]
 pub fn storage_delete(sk: *mut bpf_sock) {
     // SAFETY: a map and the socket of the caller's context. Nothing kept is no failure.
-    let _: i64 = unsafe { bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), sk.cast()) };
+    let _: i64 =
+        unsafe { bpf_sk_storage_delete((&raw const SOCKETS).cast_mut().cast(), sk.cast()) };
 }

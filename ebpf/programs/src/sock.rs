@@ -12,6 +12,8 @@ use crate::maps::{PODS, count};
 
 /// `SOCK_STREAM`.
 pub const SOCK_STREAM: u32 = 1;
+/// `AF_INET`.
+pub const AF_INET: u32 = 2;
 /// `AF_INET6`.
 pub const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;

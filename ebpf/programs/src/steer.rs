@@ -1,11 +1,11 @@
 //! `sk_lookup`, attached to each enrolled pod's network namespace: a TCP connection arrives. From
 //! outside the pod it goes to the daemon's inbound listener, whatever its port.
 
-use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sk_lookup;
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
-use aya_ebpf::Global;
 use fairlead_abi::{
     Addr, Counter, ListenerKey, PortKey, direction, is_delivery_source, is_loopback, mapped,
     pod_flags, role,
@@ -39,7 +39,13 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
     // SAFETY: `lookup` is the program's context.
     let port = unsafe { read!(lookup => bpf_sk_lookup, local_port) } as u16;
     let (source, target) = (remote(lookup), local(lookup));
-    if is_loopback(&source) || is_delivery_source(&source) || source == target {
+    // From inside the pod. (What comes from outside cannot have a loopback address at either end:
+    // the kernel drops it as martian.)
+    let inside = is_loopback(&source)
+        || is_loopback(&target)
+        || is_delivery_source(&source)
+        || source == target;
+    if inside {
         if port == pod.inbound_v4 || port == pod.inbound_v6 {
             count(Counter::RefusedDirectInbound);
             return SK_DROP;

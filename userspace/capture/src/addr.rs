@@ -29,9 +29,7 @@ pub(crate) fn delivery_source(like: &IpAddr, n: u32) -> IpAddr {
     let n = n % fairlead_abi::DELIVERY_SOURCES;
     match like {
         IpAddr::V4(_) => Ipv4Addr::from(fairlead_abi::DELIVERY_FIRST_V4 + n).into(),
-        IpAddr::V6(_) => {
-            Ipv6Addr::from(u128::from(fairlead_abi::DELIVERY_FIRST_V6 + n)).into()
-        }
+        IpAddr::V6(_) => Ipv6Addr::from(u128::from(fairlead_abi::DELIVERY_FIRST_V6 + n)).into(),
     }
 }
 

@@ -16,8 +16,8 @@ use crate::place;
 use crate::port::Port;
 use crate::programs::{Hooks, Loading};
 use crate::settings::{CaptureSettings, UnknownNetns};
-use crate::sys::netns::Netns;
 use crate::sweep;
+use crate::sys::netns::Netns;
 
 /// How often entries that nobody took are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(5);

@@ -20,8 +20,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// # Errors
 /// There is none, or `/proc` cannot be read.
 pub fn cgroup2_root() -> Result<PathBuf, CaptureError> {
-    let mounts =
-        fs::read_to_string("/proc/self/mountinfo").step(|| "reading mountinfo".into())?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").step(|| "reading mountinfo".into())?;
     parse_cgroup2_root(&mounts)
         .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         .step(|| "looking for a cgroup v2 mount".into())
@@ -42,13 +41,12 @@ pub(crate) fn below_cgroup(root: &Path) -> Result<(), CaptureError> {
     if !is_cgroup {
         return Err(CaptureError::NotCgroup2(root.into()));
     }
-    let text = fs::read_to_string("/proc/thread-self/cgroup")
-        .step(|| "reading the own cgroup".into())?;
+    let text =
+        fs::read_to_string("/proc/thread-self/cgroup").step(|| "reading the own cgroup".into())?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let own = cgroup2_root()?.join(path);
-    let real = |path: &Path| {
-        fs::canonicalize(path).step(|| format!("resolving {}", path.display()))
-    };
+    let real =
+        |path: &Path| fs::canonicalize(path).step(|| format!("resolving {}", path.display()));
     let (own, root) = (real(&own)?, real(root)?);
     if own.starts_with(&root) { Ok(()) } else { Err(CaptureError::OutsideCgroup { own, root }) }
 }
@@ -56,15 +54,16 @@ pub(crate) fn below_cgroup(root: &Path) -> Result<(), CaptureError> {
 /// Makes the pin directory, mounting a bpffs at its customary place if there is none.
 pub(crate) fn make_pin_dir(dir: &Path) -> Result<(), CaptureError> {
     let existing = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
-    let is_bpffs = |path: &Path| {
-        mount::is_bpffs(path).step(|| format!("looking at {}", path.display()))
-    };
+    let is_bpffs =
+        |path: &Path| mount::is_bpffs(path).step(|| format!("looking at {}", path.display()));
     if !is_bpffs(existing)? {
         if existing != Path::new(BPFFS) {
             return Err(CaptureError::NotBpffs(dir.into()));
         }
         mount::mount_bpffs(existing).step(|| format!("mounting a bpffs on {BPFFS}"))?;
-        tracing::info!("mounted a bpffs on {BPFFS}: there was none, and pins have to outlive the daemon");
+        tracing::info!(
+            "mounted a bpffs on {BPFFS}: there was none, and pins have to outlive the daemon"
+        );
     }
     fs::create_dir_all(dir).step(|| format!("making {}", dir.display()))
 }

@@ -33,12 +33,7 @@ impl Port {
         let socket = socket::tcp(to)?;
         // The port is chosen by connect(), which needs it to be free towards `to` only; bind()
         // would want one that is free towards everybody, and those run out.
-        socket::set_int(
-            socket.as_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            1,
-        )?;
+        socket::set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
         let source = SocketAddr::new(delivery_source(to, turn), 0);
         match socket::bind(socket.as_fd(), source) {
             // The first IPv6 delivery of this pod: its sources are not on the loopback yet. Pods

@@ -63,7 +63,8 @@ impl Loading {
         let mut ebpf = self.object(0)?;
         for (name, _) in HOOKS {
             let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-            load(program).map_err(|error| CaptureError::Load(format!("{name}: {}", chain(&error))))?;
+            load(program)
+                .map_err(|error| CaptureError::Load(format!("{name}: {}", chain(&error))))?;
         }
         Ok(Hooks { ebpf })
     }

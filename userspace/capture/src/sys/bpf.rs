@@ -102,7 +102,13 @@ impl<K: Pod, V: Pod> BpfMap<K, V> {
     }
 
     fn elem(&self, key: *const K, value: *mut V, flags: u64) -> ElemAttr {
-        ElemAttr { map_fd: raw(self.fd.as_fd()), pad: 0, key: key as u64, value: value as u64, flags }
+        ElemAttr {
+            map_fd: raw(self.fd.as_fd()),
+            pad: 0,
+            key: key as u64,
+            value: value as u64,
+            flags,
+        }
     }
 
     fn read(&self, cmd: libc::c_int, key: &K) -> io::Result<Option<V>> {
@@ -223,12 +229,8 @@ pub(crate) fn link_create(
 
 /// Replaces the program of `link`, without a moment in which there is none.
 pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = LinkUpdateAttr {
-        link_fd: raw(link),
-        new_prog_fd: raw(program),
-        flags: 0,
-        old_prog_fd: 0,
-    };
+    let mut attr =
+        LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(program), flags: 0, old_prog_fd: 0 };
     // SAFETY: the attribute holds no address.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }

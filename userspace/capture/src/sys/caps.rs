@@ -46,8 +46,7 @@ pub(crate) fn keep_only(keep: &[u32]) -> io::Result<()> {
     }
     let header = Header { version: VERSION_3, pid: 0 };
     // SAFETY: version 3 reads two `Data`.
-    let ret = unsafe {
-        libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), data.as_ptr())
-    };
+    let ret =
+        unsafe { libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), data.as_ptr()) };
     check(i32::try_from(ret).map_err(io::Error::other)?)
 }

@@ -62,12 +62,7 @@ pub(crate) fn add_loopback_addr(addr: Ipv6Addr) -> io::Result<()> {
     };
     // SAFETY: a live message, and its size is given.
     let sent = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            std::ptr::from_ref(&request).cast(),
-            size_of::<Request>(),
-            0,
-        )
+        libc::send(socket.as_raw_fd(), std::ptr::from_ref(&request).cast(), size_of::<Request>(), 0)
     };
     if sent < 0 {
         return Err(io::Error::last_os_error());
@@ -75,9 +70,8 @@ pub(crate) fn add_loopback_addr(addr: Ipv6Addr) -> io::Result<()> {
     // The answer: a header and the error number, zero for success.
     let mut answer = [0_u8; 256];
     // SAFETY: room of the size given.
-    let got = unsafe {
-        libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0)
-    };
+    let got =
+        unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
     let error = usize::try_from(got)
         .ok()
         .and_then(|got| answer.get(..got))

@@ -6,9 +6,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Namespace, PATIENCE};
+use crate::bed::{self, Namespace, PATIENCE};
 
 /// Set for the application, unset for the test run.
 const VARIABLE: &str = "FAIRLEAD_CAPTURE_TEST_APP";
@@ -16,15 +16,15 @@ const VARIABLE: &str = "FAIRLEAD_CAPTURE_TEST_APP";
 const ANSWER: &str = "app> ";
 
 /// An application in a pod.
-pub struct App {
+pub(crate) struct App {
     child: Child,
     orders: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 impl App {
-    pub fn new(ns: &Namespace) -> Self {
-        super::cgroup();
+    pub(crate) fn new(ns: &Namespace) -> Self {
+        bed::cgroup();
         let mut child = Command::new("ip")
             .args(["netns", "exec", &ns.name])
             .arg(std::env::current_exe().expect("own path"))
@@ -40,12 +40,12 @@ impl App {
     }
 
     /// Gives an order without waiting for the answer.
-    pub fn order(&mut self, order: &str) {
+    pub(crate) fn order(&mut self, order: &str) {
         writeln!(self.orders, "{order}").expect("an order");
     }
 
     /// The next answer.
-    pub fn answer(&mut self) -> String {
+    pub(crate) fn answer(&mut self) -> String {
         let mut line = String::new();
         loop {
             line.clear();
@@ -58,13 +58,9 @@ impl App {
         }
     }
 
-    pub fn ask(&mut self, order: &str) -> String {
+    pub(crate) fn ask(&mut self, order: &str) -> String {
         self.order(order);
         self.answer()
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 }
 
@@ -76,10 +72,11 @@ impl Drop for App {
 }
 
 /// The body of the test `app_process`.
-pub fn process() {
+pub(crate) fn process() {
     if std::env::var_os(VARIABLE).is_none() {
         return;
     }
+    many_descriptors();
     let mut held = Held::default();
     for line in io::stdin().lines() {
         let line = line.expect("orders");
@@ -133,23 +130,51 @@ impl Held {
                 }
                 Ok(format!("{count} open"))
             }
-            // Opens and closes COUNT connections; how many were refused.
-            ["churn", count, to] => {
+            // Opens and closes connections for some time: how many were refused, how many not.
+            ["churn", millis, to] => {
                 let to: SocketAddr = to.parse().expect("address");
-                let refused = (0..count.parse::<usize>().expect("count"))
-                    .filter(|_| TcpStream::connect(to).is_err())
-                    .count();
-                Ok(format!("{refused} refused"))
+                let time = Duration::from_millis(millis.parse().expect("a time"));
+                let end = Instant::now() + time;
+                let (mut refused, mut open) = (0, 0);
+                while Instant::now() < end {
+                    match TcpStream::connect(to) {
+                        Ok(_) => open += 1,
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                            refused += 1;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(format!("{refused} refused, {open} open"))
+            }
+            // reuse PORT COUNT ADDR ADDR: one connection after the other from one port, to one and
+            // the other address, each of which says where it thinks it goes and hears the echo.
+            ["reuse", port, count, to @ ..] => {
+                let port = port.parse().expect("port");
+                let to: Vec<SocketAddr> =
+                    to.iter().map(|to| to.parse().expect("address")).collect();
+                for (turn, to) in (0..count.parse().expect("count")).zip(to.iter().cycle()) {
+                    let answer = reuse(port, *to)?;
+                    if answer != to.to_string() {
+                        return Ok(format!("turn {turn}: {to} answered as {answer}"));
+                    }
+                }
+                Ok(format!("{count} right"))
             }
             ["drop-many"] => {
                 self.many.clear();
                 Ok("done".into())
             }
-            ["listen", name, at] => {
-                let listener = TcpListener::bind(at.parse::<SocketAddr>().expect("address"))?;
+            // listen NAME ADDR [proto=N]
+            ["listen", name, at, options @ ..] => {
+                let listener = listen(at.parse().expect("address"), options)?;
                 let answer = listener.local_addr()?.to_string();
                 self.listeners.insert((*name).into(), listener);
                 Ok(answer)
+            }
+            ["unlisten", name] => {
+                self.listeners.remove(*name);
+                Ok("done".into())
             }
             // accept NAME AS: `accepted` is what accept() said, `peer` what getpeername() says.
             ["accept", name, stream] => {
@@ -191,6 +216,76 @@ impl Held {
     }
 }
 
+fn listen(at: SocketAddr, options: &[&str]) -> io::Result<TcpListener> {
+    let protocol = options.iter().find_map(|option| option.strip_prefix("proto="));
+    // The standard library's has SO_REUSEADDR.
+    let Some(protocol) = protocol else { return TcpListener::bind(at) };
+    let family = if at.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let protocol = protocol.parse().expect("a protocol");
+    let socket = raw_socket(family, libc::SOCK_STREAM, protocol)?;
+    let sa = sockaddr(at, at.is_ipv6());
+    // SAFETY: a live address, large enough for either family.
+    if unsafe { libc::bind(socket.as_raw_fd(), sa.as_ptr(), sa.len()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: no pointers.
+    if unsafe { libc::listen(socket.as_raw_fd(), 16) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(TcpListener::from(socket))
+}
+
+/// A connection from `port` that is reset at its end, so that the port is free at once.
+fn reuse(port: u16, to: SocketAddr) -> io::Result<String> {
+    let socket = raw_socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let on: libc::c_int = 1;
+    // SAFETY: live option values of the sizes given.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        );
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of_val(&linger) as libc::socklen_t,
+        );
+    }
+    let sa = sockaddr(SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), port), false);
+    // SAFETY: a live address, large enough for either family.
+    if unsafe { libc::bind(socket.as_raw_fd(), sa.as_ptr(), sa.len()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut stream = TcpStream::from(socket);
+    connect_fd(&stream, to)?;
+    stream.write_all(b"?")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = String::new();
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
+        answer.push(byte[0].into());
+    }
+    Ok(answer)
+}
+
+/// Lets this process have as many descriptors as the system allows; returns how many.
+pub(crate) fn many_descriptors() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a live limit, for both calls.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = limit.rlim_max;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+    usize::try_from(limit.rlim_cur).expect("a number")
+}
+
 fn raw_socket(family: i32, kind: i32, protocol: i32) -> io::Result<std::os::fd::OwnedFd> {
     // SAFETY: no pointers.
     let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
@@ -202,9 +297,8 @@ fn raw_socket(family: i32, kind: i32, protocol: i32) -> io::Result<std::os::fd::
 }
 
 fn connect(to: SocketAddr, options: &[&str]) -> io::Result<TcpStream> {
-    let option = |name: &str| {
-        options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
-    };
+    let option =
+        |name: &str| options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
     let v6 = to.is_ipv6() || option("family") == Some("6");
     let protocol = option("proto").map_or(0, |proto| proto.parse().expect("a protocol"));
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
@@ -242,7 +336,7 @@ fn connect(to: SocketAddr, options: &[&str]) -> io::Result<TcpStream> {
 }
 
 /// Connects a socket that exists.
-pub fn connect_fd(stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
+pub(crate) fn connect_fd(stream: &TcpStream, to: SocketAddr) -> io::Result<()> {
     let sa = sockaddr(to, to.is_ipv6());
     // SAFETY: a live address, large enough for either family.
     if unsafe { libc::connect(stream.as_raw_fd(), sa.as_ptr(), sa.len()) } < 0 {

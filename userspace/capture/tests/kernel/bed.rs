@@ -1,13 +1,10 @@
-//! What the kernel tests share: a cgroup for the process, a pod with a neighbour, applications in
-//! processes of their own (threads of the test would count as the daemon), and the daemon's half.
-#![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(unreachable_pub, reason = "a module of several test binaries")]
-
-pub mod app;
+//! What the kernel tests share: a cgroup for the process, a pod with a neighbour, and the daemon's
+//! half of the work.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -17,14 +14,14 @@ use std::time::{Duration, Instant};
 use fairlead_capture::{Capture, CaptureSettings, PodSpec, clean};
 use fairlead_types::{ClientAddr, OriginalDst, PodSockets, WorkloadId};
 
-pub use app::App;
+use crate::app;
 
 /// Longer than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The cgroup of this test process and its applications, made once and removed at the next start
 /// (a process cannot leave the cgroup that it removes).
-pub fn cgroup() -> &'static Path {
+pub(crate) fn cgroup() -> &'static Path {
     static CGROUP: OnceLock<PathBuf> = OnceLock::new();
     CGROUP.get_or_init(|| {
         let root = fairlead_capture::cgroup2_root().expect("these tests need cgroup v2");
@@ -53,7 +50,7 @@ fn unique() -> String {
 }
 
 /// Runs `ip` with words.
-pub fn ip(words: &str) {
+pub(crate) fn ip(words: &str) {
     let output = Command::new("ip").args(words.split_whitespace()).output().expect("running ip");
     assert!(
         output.status.success(),
@@ -63,19 +60,19 @@ pub fn ip(words: &str) {
 }
 
 /// A network namespace, removed at the end.
-pub struct Namespace {
-    pub name: String,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
 }
 
 impl Namespace {
-    pub fn new(role: &str) -> Self {
+    pub(crate) fn new(role: &str) -> Self {
         let name = format!("fl-{role}-{}", unique());
         ip(&format!("netns add {name}"));
         ip(&format!("-n {name} link set lo up"));
         Self { name }
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)
     }
 }
@@ -87,18 +84,18 @@ impl Drop for Namespace {
 }
 
 /// A pod and a neighbour on one wire.
-pub struct Wire {
-    pub pod: Namespace,
-    pub peer: Namespace,
+pub(crate) struct Wire {
+    pub(crate) pod: Namespace,
+    pub(crate) peer: Namespace,
 }
 
-pub const POD4: &str = "10.77.0.1";
-pub const PEER4: &str = "10.77.0.2";
-pub const POD6: &str = "fd77::1";
-pub const PEER6: &str = "fd77::2";
+pub(crate) const POD4: &str = "10.77.0.1";
+pub(crate) const PEER4: &str = "10.77.0.2";
+pub(crate) const POD6: &str = "fd77::1";
+pub(crate) const PEER6: &str = "fd77::2";
 
 impl Wire {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         cgroup();
         let (pod, peer) = (Namespace::new("pod"), Namespace::new("peer"));
         ip(&format!("-n {} link add eth0 type veth peer eth0 netns {}", pod.name, peer.name));
@@ -111,18 +108,56 @@ impl Wire {
     }
 }
 
+impl Wire {
+    /// A listener of this process in the neighbour's namespace.
+    pub(crate) fn listen_in_peer(&self, port: u16) -> TcpListener {
+        let path = self.peer.path();
+        // A thread of its own, which ends in that namespace.
+        std::thread::spawn(move || {
+            let ns = fs::File::open(path).expect("namespace");
+            // SAFETY: an open namespace; only this thread moves.
+            assert_eq!(unsafe { libc::setns(ns.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+            let listener = TcpListener::bind(("0.0.0.0", port)).expect("listener");
+            listener.set_nonblocking(true).expect("non-blocking");
+            listener
+        })
+        .join()
+        .expect("the thread")
+    }
+}
+
+/// Runs the test `name` once more in a process of its own, and says false; true in that process.
+pub(crate) fn isolated(name: &str) -> bool {
+    const VARIABLE: &str = "FAIRLEAD_CAPTURE_TEST_ISOLATED";
+    if std::env::var_os(VARIABLE).is_some() {
+        return true;
+    }
+    let output = Command::new(std::env::current_exe().expect("own path"))
+        .args(["--exact", name, "--nocapture"])
+        .env(VARIABLE, "1")
+        .output()
+        .expect("running the test again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    false
+}
+
 /// Capture with pins of its own, removed at the end.
-pub struct Node {
-    pub settings: CaptureSettings,
-    pub capture: Option<Capture>,
+pub(crate) struct Node {
+    pub(crate) settings: CaptureSettings,
+    pub(crate) capture: Option<Capture>,
 }
 
 impl Node {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut CaptureSettings)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut CaptureSettings)) -> Self {
         let mut settings = CaptureSettings::new(cgroup().into());
         settings.pin_dir = format!("/sys/fs/bpf/fairlead-test-{}", unique()).into();
         change(&mut settings);
@@ -131,25 +166,25 @@ impl Node {
         node
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         assert!(self.capture.is_none(), "the node runs");
         self.capture = Some(Capture::open(self.settings.clone()).expect("capture"));
     }
 
     /// What `kill -9` leaves: pins and nothing else.
-    pub fn die(&mut self) {
+    pub(crate) fn die(&mut self) {
         self.capture = None;
     }
 
-    pub fn capture(&self) -> &Capture {
+    pub(crate) fn capture(&self) -> &Capture {
         self.capture.as_ref().expect("the node runs")
     }
 
-    pub fn enroll(&self, pod: &Namespace) -> PodSockets {
+    pub(crate) fn enroll(&self, pod: &Namespace) -> PodSockets {
         self.capture().enroll(&spec(pod)).expect("enrolment")
     }
 
-    pub fn counter(&self, counter: fairlead_capture::Counter) -> u64 {
+    pub(crate) fn counter(&self, counter: fairlead_capture::Counter) -> u64 {
         self.capture().counter(counter).expect("counters")
     }
 }
@@ -168,24 +203,27 @@ impl Drop for Node {
     }
 }
 
-pub fn id(pod: &Namespace) -> WorkloadId {
+pub(crate) fn id(pod: &Namespace) -> WorkloadId {
     WorkloadId::new("test", &pod.name)
 }
 
-pub fn spec(pod: &Namespace) -> PodSpec {
+pub(crate) fn spec(pod: &Namespace) -> PodSpec {
     PodSpec::new(id(pod), pod.path())
 }
 
-pub fn addr(ip: &str, port: u16) -> SocketAddr {
+pub(crate) fn addr(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().expect("an address"), port)
 }
 
 /// Accepts one connection from a non-blocking listener, or fails after [`PATIENCE`].
-pub fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+pub(crate) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     try_accept(listener, PATIENCE).expect("nothing was captured")
 }
 
-pub fn try_accept(listener: &TcpListener, patience: Duration) -> Option<(TcpStream, SocketAddr)> {
+pub(crate) fn try_accept(
+    listener: &TcpListener,
+    patience: Duration,
+) -> Option<(TcpStream, SocketAddr)> {
     let deadline = Instant::now() + patience;
     loop {
         match listener.accept() {
@@ -206,13 +244,13 @@ pub fn try_accept(listener: &TcpListener, patience: Duration) -> Option<(TcpStre
 }
 
 /// Accepts one captured outbound connection of a family and takes its destination.
-pub fn take(pod: &PodSockets, v6: bool) -> (TcpStream, OriginalDst) {
+pub(crate) fn take(pod: &PodSockets, v6: bool) -> (TcpStream, OriginalDst) {
     let (stream, peer) = accept(listener(&pod.outbound, v6));
     let dst = pod.port.take_original_dst(peer).expect("a flow");
     (stream, dst)
 }
 
-pub fn listener(listeners: &[TcpListener], v6: bool) -> &TcpListener {
+pub(crate) fn listener(listeners: &[TcpListener], v6: bool) -> &TcpListener {
     listeners
         .iter()
         .find(|listener| listener.local_addr().expect("bound").is_ipv6() == v6)
@@ -220,7 +258,11 @@ pub fn listener(listeners: &[TcpListener], v6: bool) -> &TcpListener {
 }
 
 /// Hands a connection of `client` to the application at `to`, as the daemon does.
-pub fn deliver(pod: &PodSockets, client: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn deliver(
+    pod: &PodSockets,
+    client: SocketAddr,
+    to: SocketAddr,
+) -> io::Result<TcpStream> {
     let socket = pod.port.delivery_socket(ClientAddr(client), to)?;
     let stream = TcpStream::from(socket);
     stream.set_nonblocking(false)?;
@@ -229,17 +271,6 @@ pub fn deliver(pod: &PodSockets, client: SocketAddr, to: SocketAddr) -> io::Resu
     Ok(stream)
 }
 
-/// Sends a line and reads one back.
-pub fn echo(stream: &mut TcpStream, word: &str) -> io::Result<String> {
-    stream.write_all(format!("{word}\n").as_bytes())?;
-    let mut got = String::new();
-    let mut byte = [0];
-    while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        got.push(byte[0].into());
-    }
-    Ok(got)
-}
-
-pub fn is_v6(ip: &str) -> bool {
+pub(crate) fn is_v6(ip: &str) -> bool {
     ip.parse::<IpAddr>().expect("an address").is_ipv6()
 }

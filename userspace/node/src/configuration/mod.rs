@@ -1,0 +1,193 @@
+//! Configuration from the directory to the snapshot: load, compile, publish, follow.
+//!
+//! It lives on the watcher's own thread. What is wrong is logged when it is news, kept for
+//! `/problems`, and never stops what is right.
+
+mod report;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use fairlead_api::{Kind, ObjectKey, Resource};
+use fairlead_config::SnapshotHandle;
+use fairlead_config::compile::{Compiler, CompilerSettings, FailClosed, Update};
+use fairlead_config::source::{Change, Loader, Store, Watcher};
+use fairlead_types::Labels;
+use parking_lot::Mutex;
+
+pub use report::{Entry, Report, refused};
+
+use crate::supervise::Supervisor;
+
+/// Words without which a file cannot hold a security policy.
+const POLICY_WORDS: [&str; 3] =
+    ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"];
+
+/// The node's configuration. Dropping it ends the watcher; the last snapshot stays.
+pub struct Configuration {
+    snapshots: SnapshotHandle,
+    report: Arc<Mutex<Report>>,
+    watcher: Watcher,
+}
+
+impl Configuration {
+    /// Loads the directory, and follows it from then on.
+    ///
+    /// # Errors
+    /// The directory is not there, or the kernel does not let it be watched. What is wrong with
+    /// its contents is no error: it is in the report.
+    pub fn start(dir: &Path, node: &str, supervisor: &Supervisor) -> anyhow::Result<Self> {
+        ensure!(
+            dir.is_dir(),
+            "{} is not a directory: make it, or name another with --config-dir (an empty one is \
+             fine: nothing is enrolled then)",
+            dir.display()
+        );
+        let mut loader = Loader::new([dir]);
+        let mut store = Store::default();
+        let first = store.apply(loader.scan());
+        let report = Arc::new(Mutex::new(Report::default()));
+        let compiler = Compiler::new(CompilerSettings::new(node));
+        let snapshots = SnapshotHandle::new(Arc::clone(compiler.snapshot()));
+        let mut follower = Follower {
+            compiler,
+            snapshots: snapshots.clone(),
+            report: Arc::clone(&report),
+            suspects: suspects(&store),
+            root: snapshots.with(|s| Arc::clone(&s.mesh.root_namespace)),
+        };
+        follower.apply(&store, &first);
+        let supervisor = supervisor.clone();
+        let watcher = Watcher::spawn(loader, store, move |store, change| {
+            supervisor.watch("config-watch", || follower.apply(store, change));
+        })
+        .with_context(|| format!("watching {}", dir.display()))?;
+        Ok(Self { snapshots, report, watcher })
+    }
+
+    /// Where the current snapshot is.
+    #[must_use]
+    pub fn snapshots(&self) -> &SnapshotHandle {
+        &self.snapshots
+    }
+
+    /// What is wrong now, and how loading went. Shared.
+    #[must_use]
+    pub fn report(&self) -> Arc<Mutex<Report>> {
+        Arc::clone(&self.report)
+    }
+
+    /// Looks at every file again now.
+    pub fn reread(&self) {
+        self.watcher.reread();
+    }
+}
+
+/// Turns changes of the store into snapshots.
+struct Follower {
+    compiler: Compiler,
+    snapshots: SnapshotHandle,
+    report: Arc<Mutex<Report>>,
+    /// Files that have not been readable since the start and may hold security policies.
+    suspects: HashSet<Arc<PathBuf>>,
+    /// The root namespace that `suspects` are closed under.
+    root: Arc<str>,
+}
+
+impl Follower {
+    fn apply(&mut self, store: &Store, change: &Change) {
+        let objects: Vec<(ObjectKey, Option<Resource>)> = change
+            .upserted
+            .iter()
+            .map(|key| (key.clone(), store.get(key).cloned()))
+            .chain(change.removed.iter().map(|key| (key.clone(), None)))
+            .collect();
+        let before = self.suspects.len();
+        let unreadable: HashSet<_> = store.unreadable().collect();
+        self.suspects.retain(|file| unreadable.contains(file));
+        let first = self.report.lock().loads == 0;
+        let closed = (first || change.rejected_changed || before != self.suspects.len())
+            .then(|| self.fail_closed(store));
+        let update = Update { objects: &objects, fail_closed: closed.as_deref() };
+        let (mut snapshot, mut fresh, stats) = self.compiler.apply(&update);
+        let root = &snapshot.mesh.root_namespace;
+        if !self.suspects.is_empty() && *root != self.root {
+            // The scope of "the whole mesh" has another name now.
+            self.root = Arc::clone(root);
+            let closed = self.fail_closed(store);
+            let update = Update { objects: &[], fail_closed: Some(&closed) };
+            let (again, more, _) = self.compiler.apply(&update);
+            snapshot = again;
+            fresh.extend(more);
+        }
+
+        for problem in &change.problems {
+            if problem.is_error() {
+                tracing::error!("{problem}");
+            } else {
+                tracing::warn!("{problem}");
+            }
+        }
+        for problem in &fresh {
+            tracing::warn!("{problem}");
+        }
+        let version = snapshot.version;
+        if self.snapshots.with(|s| s.version) != version || first {
+            self.snapshots.publish(snapshot);
+        }
+        let problems = store.problems();
+        let complete = problems.iter().all(|p| !p.is_error());
+        let entries = problems
+            .iter()
+            .map(Entry::from)
+            .chain(self.compiler.problems().iter().map(Entry::from))
+            .chain(self.suspects.iter().map(|file| Entry::suspect(file)))
+            .collect();
+        let mut report = self.report.lock();
+        report.loaded(version, store.len(), stats.elapsed, complete, entries);
+        tracing::info!(
+            version,
+            objects = objects.len(),
+            total = store.len(),
+            micros = stats.elapsed.as_micros(),
+            problems = report.entries.len(),
+            "configuration applied"
+        );
+    }
+
+    fn fail_closed(&self, store: &Store) -> Vec<FailClosed> {
+        let refused = store.fail_closed().map(|(key, refused)| FailClosed {
+            key: key.clone(),
+            selector: refused.selector.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
+        });
+        // A policy of the root namespace without selector is one for the whole mesh.
+        let suspected = self.suspects.iter().map(|file| FailClosed {
+            key: ObjectKey::new(
+                Kind::AuthorizationPolicy,
+                &self.root,
+                &format!("unreadable:{}", file.display()),
+            ),
+            selector: Labels::default(),
+        });
+        refused.chain(suspected).collect()
+    }
+}
+
+/// The files that cannot be read at the start and may hold security policies. Nobody knows what
+/// they ask for, and there is no last good version: until they can be read, everything that an
+/// authorization policy could forbid is refused.
+fn suspects(store: &Store) -> HashSet<Arc<PathBuf>> {
+    let may_hold_policies = |file: &&Arc<PathBuf>| match std::fs::read(file.as_path()) {
+        Ok(content) => {
+            let text = String::from_utf8_lossy(&content);
+            POLICY_WORDS.iter().any(|word| text.contains(word))
+        }
+        Err(_) => true,
+    };
+    store.unreadable().filter(may_hold_policies).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests;

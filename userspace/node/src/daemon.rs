@@ -1,0 +1,413 @@
+//! The daemon's life, in order.
+//!
+//! Start: settings, log, the admin address (so that a second daemon fails before it touches
+//! anything), capabilities, the kernel, configuration, identities, data plane, enrolment, admin
+//! API. From the moment the kernel programs are attached, connections of pods that an earlier
+//! daemon captured are refused until they are enrolled again; pods that are enrolled come to
+//! listeners that exist already. There is no step at which something is let through for want of a
+//! later one.
+//!
+//! End: what is under way gets its time, then everything is dropped. The kernel keeps programs and
+//! maps, and refuses.
+
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use fairlead_capture::{Capture, CaptureSettings, Feature, UnknownNetns as CaptureUnknown};
+use fairlead_config::model::{AccessLogEncoding, AccessLogSettings, LocalPod, MeshSettings};
+use fairlead_config::{SnapshotHandle, Subscription};
+use fairlead_identity::{CaClient, CaDirectory, IdentityStore, StoreSettings};
+use fairlead_proxy::transport::Transport;
+use fairlead_proxy::{DataPlane, Deps};
+use fairlead_telemetry::Telemetry;
+use fairlead_telemetry::access_log::{AccessLogConfig, Encoding};
+use fairlead_types::{PodSockets, WorkloadId};
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+
+use crate::admin::Server;
+use crate::configuration::{Configuration, Entry, refused};
+use crate::enrolment::{Carrier, Enrolment, Surroundings};
+use crate::metrics::Sources;
+use crate::pages::{Shown, pages};
+use crate::process::raise_descriptor_limit;
+use crate::readiness::Readiness;
+use crate::runtime::DataRuntime;
+use crate::settings::{Settings, UnknownNetns};
+use crate::signals::{Asked, Signals};
+use crate::supervise::Supervisor;
+use crate::{logging, metrics, supervise};
+
+/// How often idle metric series are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+
+impl Carrier for DataPlane {
+    fn add_pod(&self, pod: Arc<LocalPod>, sockets: PodSockets) -> Result<(), String> {
+        Self::add_pod(self, pod, sockets).map_err(|e| format!("registering its listeners: {e}"))
+    }
+
+    fn remove_pod(&self, id: &WorkloadId) {
+        Self::remove_pod(self, id);
+    }
+}
+
+/// Runs the daemon to its end.
+///
+/// # Errors
+/// It cannot start, or something that it cannot do without has ended; the text says what to do.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let level = logging::start(&settings.log).map_err(anyhow::Error::msg)?;
+    supervise::log_panics();
+    let descriptors = raise_descriptor_limit();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = settings.node,
+        config = %settings.config_dir.display(),
+        admin = %settings.admin,
+        workers = settings.run.workers,
+        descriptors,
+        "fairlead-node is starting"
+    );
+    let admin = StdListener::bind(settings.admin).with_context(|| {
+        format!(
+            "the admin address {} cannot be had: is another fairlead-node running on this host? \
+             Choose another with --admin",
+            settings.admin
+        )
+    })?;
+    admin.set_nonblocking(true)?;
+    let features = kernel_features()?;
+    // Before any thread is started: capabilities belong to threads.
+    fairlead_capture::drop_capabilities()
+        .context("capabilities cannot be dropped: start the daemon as root")?;
+    let capture = open_capture(settings)?;
+
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("starting the control runtime")?;
+    let (supervisor, mut ends) = Supervisor::new();
+    let configuration = Configuration::start(&settings.config_dir, &settings.node, &supervisor)?;
+    let telemetry = Telemetry::new();
+    let (own_problems, _following) = follow_mesh(settings, &configuration, &telemetry);
+    let identity = open_identity(settings, configuration.snapshots())?;
+    let data = DataRuntime::start(settings.run.workers, &supervisor)?;
+    let (plane, transport) = {
+        let _within = data.handle().enter();
+        let transport = Transport::new(Arc::clone(&identity));
+        let plane = DataPlane::new(Deps {
+            snapshots: configuration.snapshots().clone(),
+            transport: Arc::clone(&transport),
+            telemetry: Arc::clone(&telemetry),
+            settings: fairlead_proxy::Settings::default(),
+        });
+        (Arc::new(plane), transport)
+    };
+
+    let readiness = Readiness::default();
+    let enrolment = Enrolment::new(surroundings(
+        settings,
+        &configuration,
+        &capture,
+        &plane,
+        &identity,
+        &control,
+    ));
+    let sources = Sources {
+        capture: Arc::clone(&capture),
+        identity,
+        data: Arc::clone(&plane),
+        transport,
+        report: configuration.report(),
+        pods: enrolment.table(),
+    };
+    metrics::register(telemetry.registry(), sources.clone());
+    let shown = Shown {
+        readiness: readiness.clone(),
+        telemetry: Arc::clone(&telemetry),
+        snapshots: configuration.snapshots().clone(),
+        level,
+        sources,
+        features,
+        own_problems,
+    };
+    let signals = control.block_on(async { Signals::new() }).context("listening to signals")?;
+    start_control(&control, &supervisor, admin, &shown)?;
+    let enroller = start_enrolment(&supervisor, enrolment, configuration.snapshots(), &readiness)?;
+
+    let outcome = control.block_on(live(
+        signals,
+        &mut ends,
+        &configuration,
+        &readiness,
+        enroller,
+        &plane,
+        &data,
+        settings.run.drain,
+    ));
+    telemetry.access_log().flush();
+    match &outcome {
+        Ok(()) => {
+            tracing::info!("ended; connections of enrolled pods are refused until a daemon runs")
+        }
+        Err(error) => tracing::error!("{error:#}"),
+    }
+    drop(configuration);
+    data.stop();
+    control.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+/// Looks at what the kernel offers, and says it.
+fn kernel_features() -> anyhow::Result<Arc<[Feature]>> {
+    let features = fairlead_capture::features();
+    let mut missing = Vec::new();
+    for Feature { name, present, required, without } in &features {
+        if *present {
+            tracing::info!(feature = name, "kernel feature: present");
+        } else if *required {
+            tracing::error!(feature = name, without, "kernel feature: missing");
+            missing.push(*name);
+        } else {
+            tracing::warn!(feature = name, without, "kernel feature: missing, going on without");
+        }
+    }
+    if !missing.is_empty() {
+        bail!(
+            "the kernel lacks, or does not let this user have: {}. Fairlead needs Linux 5.10 or \
+             newer and root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)",
+            missing.join(", ")
+        );
+    }
+    Ok(features.into())
+}
+
+fn open_capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
+    let cgroup_root = match &settings.capture.cgroup_root {
+        Some(root) => root.clone(),
+        None => fairlead_capture::cgroup2_root().context(
+            "no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup, or name one \
+             with --cgroup-root",
+        )?,
+    };
+    let capture = Capture::open(CaptureSettings {
+        pin_dir: settings.capture.state_dir.clone(),
+        unknown_netns: match settings.capture.unknown_netns {
+            UnknownNetns::Pass => CaptureUnknown::Pass,
+            UnknownNetns::Refuse => CaptureUnknown::Refuse,
+        },
+        ..CaptureSettings::new(cgroup_root)
+    })
+    .context("capture cannot be set up")?;
+    Ok(Arc::new(capture))
+}
+
+fn open_identity(
+    settings: &Settings,
+    snapshots: &SnapshotHandle,
+) -> anyhow::Result<Arc<IdentityStore>> {
+    let mesh = Arc::clone(&snapshots.load().mesh);
+    let dir = &settings.identity.ca_dir;
+    let ca: Arc<dyn CaClient> =
+        Arc::new(CaDirectory::open(dir, &mesh.trust_domain).with_context(|| {
+            format!(
+                "the certificate authority in {} cannot be used; name another directory with \
+                 --ca-dir, or mend this one",
+                dir.display()
+            )
+        })?);
+    let store = StoreSettings {
+        ttl: settings.identity.ttl,
+        trust_domain_aliases: mesh.trust_domain_aliases.to_vec(),
+    };
+    Ok(IdentityStore::new(ca, store))
+}
+
+fn surroundings(
+    settings: &Settings,
+    configuration: &Configuration,
+    capture: &Arc<Capture>,
+    plane: &Arc<DataPlane>,
+    identity: &Arc<IdentityStore>,
+    control: &Runtime,
+) -> Surroundings {
+    let report = configuration.report();
+    let identity = Arc::clone(identity);
+    let control = control.handle().clone();
+    Surroundings {
+        snapshots: configuration.snapshots().clone(),
+        captor: Arc::<Capture>::clone(capture),
+        carrier: Arc::<DataPlane>::clone(plane),
+        retain: Box::new(move |ids| {
+            // Certificates are asked for on the control runtime.
+            let _within = control.enter();
+            identity.retain(ids);
+        }),
+        complete: Box::new(move || report.lock().complete),
+        refuse_unknown: settings.capture.unknown_netns == UnknownNetns::Refuse,
+    }
+}
+
+fn start_control(
+    control: &Runtime,
+    supervisor: &Supervisor,
+    admin: StdListener,
+    shown: &Shown,
+) -> anyhow::Result<()> {
+    let server = {
+        let _within = control.enter();
+        Server::from_std(admin)?
+    };
+    tracing::info!(address = %server.address(), "admin API");
+    supervisor.task(control.handle(), "admin", server.serve(pages(shown)));
+    let telemetry = Arc::clone(&shown.telemetry);
+    supervisor.task(control.handle(), "sweep", async move {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            telemetry.sweep();
+        }
+    });
+    Ok(())
+}
+
+/// Enrolment, and what ends it when dropped.
+struct Enroller {
+    changed: SyncSender<()>,
+    _subscription: Subscription,
+    thread: std::thread::JoinHandle<()>,
+}
+
+fn start_enrolment(
+    supervisor: &Supervisor,
+    enrolment: Enrolment,
+    snapshots: &SnapshotHandle,
+    readiness: &Readiness,
+) -> anyhow::Result<Enroller> {
+    // One waiting message stands for all changes: the thread looks at the newest snapshot.
+    let (changed, told) = sync_channel(1);
+    let tell = changed.clone();
+    let subscription = snapshots.subscribe(move |_| {
+        let _ = tell.try_send(());
+    });
+    let readiness = readiness.clone();
+    let thread = supervisor
+        .thread("enrolment", move || {
+            enrolment.run(&told, || {
+                readiness.started();
+                tracing::info!("ready");
+            });
+        })
+        .context("starting the enrolment thread")?;
+    Ok(Enroller { changed, _subscription: subscription, thread })
+}
+
+impl Enroller {
+    /// No pod joins or leaves any more.
+    fn stop(self) {
+        let Self { changed, _subscription: subscription, thread } = self;
+        drop((subscription, changed));
+        let _ = thread.join();
+    }
+}
+
+/// Until somebody or something ends it.
+#[expect(clippy::too_many_arguments, reason = "everything that has to be ended, once")]
+async fn live(
+    mut signals: Signals,
+    ends: &mut tokio::sync::mpsc::Receiver<supervise::Fatal>,
+    configuration: &Configuration,
+    readiness: &Readiness,
+    enroller: Enroller,
+    plane: &Arc<DataPlane>,
+    data: &DataRuntime,
+    deadline: Duration,
+) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            fatal = ends.recv() => {
+                let fatal = fatal.map_or_else(String::new, |f| format!("{}: {}", f.who, f.how));
+                bail!("an essential part of the daemon has ended ({fatal}); it ends too, and what \
+                       the kernel holds refuses connections until it is started again");
+            }
+            asked = signals.next() => match asked {
+                Asked::End => break,
+                Asked::Reread => {
+                    tracing::info!("SIGHUP: reading the configuration again");
+                    configuration.reread();
+                }
+            },
+        }
+    }
+    tracing::info!(?deadline, connections = plane.connections().len(), "draining");
+    readiness.draining();
+    let stopping = tokio::task::spawn_blocking(move || enroller.stop());
+    let plane = Arc::clone(plane);
+    let drained = data.handle().spawn(async move { plane.drain(deadline).await });
+    tokio::select! {
+        cut = drained => match cut {
+            Ok(0) => tracing::info!("drained"),
+            Ok(cut) => tracing::warn!(cut, "the deadline has passed; connections were cut"),
+            Err(error) => tracing::error!(%error, "draining failed"),
+        },
+        () = second(&mut signals) => tracing::warn!("second signal: ending at once"),
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(1), stopping).await;
+    Ok(())
+}
+
+async fn second(signals: &mut Signals) {
+    while signals.next().await != Asked::End {}
+}
+
+/// Has the access log follow MeshConfig, or the setting that overrides its file. What the daemon
+/// cannot follow is kept for `/problems`.
+fn follow_mesh(
+    settings: &Settings,
+    configuration: &Configuration,
+    telemetry: &Arc<Telemetry>,
+) -> (Arc<Mutex<Vec<Entry>>>, Subscription) {
+    let problems = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&problems);
+    let telemetry = Arc::clone(telemetry);
+    let file = settings.log.access_log_file.clone();
+    let at_start = Arc::clone(&configuration.snapshots().load().mesh);
+    let subscription = configuration.snapshots().subscribe(move |snapshot| {
+        let mut found = Vec::new();
+        let config = access_log_config(&snapshot.mesh.access_log, file.as_deref());
+        if let Err(error) = telemetry.access_log().configure(&config) {
+            found.push(refused("MeshConfig", "accessLogFormat", error.to_string()));
+        }
+        let domains =
+            |mesh: &MeshSettings| (mesh.trust_domain.clone(), mesh.trust_domain_aliases.clone());
+        if domains(&snapshot.mesh) != domains(&at_start) {
+            let message = format!(
+                "certificates are still those of {}: the trust domain and its aliases take effect \
+                 when the daemon is restarted",
+                at_start.trust_domain
+            );
+            found.push(refused("MeshConfig", "trustDomain", message));
+        }
+        let mut kept = kept.lock();
+        for problem in found.iter().filter(|problem| !kept.contains(problem)) {
+            tracing::error!(field = problem.field, "MeshConfig: {}", problem.message);
+        }
+        *kept = found;
+    });
+    (problems, subscription)
+}
+
+fn access_log_config(mesh: &AccessLogSettings, file: Option<&str>) -> AccessLogConfig {
+    AccessLogConfig {
+        file: file.or(mesh.file.as_deref()).unwrap_or_default().to_owned(),
+        encoding: match mesh.encoding {
+            AccessLogEncoding::Text => Encoding::Text,
+            AccessLogEncoding::Json => Encoding::Json,
+        },
+        format: mesh.format.as_deref().unwrap_or_default().to_owned(),
+    }
+}

@@ -1,0 +1,95 @@
+//! What enrolment needs of the kernel and of the data plane, so that it can be tried without
+//! either.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use fairlead_capture::{Capture, CaptureError, Leaving, PodSpec};
+use fairlead_config::model::LocalPod;
+use fairlead_types::{NetnsCookie, PodSockets, WorkloadId};
+
+/// `NSFS_MAGIC` of linux/magic.h.
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+
+/// Which network namespace is at a path: device and inode. As long as a pod is enrolled its
+/// namespace is held, so that the number cannot come to mean another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(pub u64, pub u64);
+
+/// Captures pods. Errors are words for people: nothing is decided by them.
+pub trait Captor: Send + Sync {
+    /// Captures a pod.
+    ///
+    /// # Errors
+    /// Why it could not be; then it is as before, or refused.
+    fn enroll(&self, spec: &PodSpec) -> Result<PodSockets, String>;
+    /// Lets a pod go; one that is not captured is let go already.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), String>;
+    /// Lets a namespace pass where unknown ones are refused.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    fn exempt(&self, netns: &Path) -> Result<NetnsCookie, String>;
+    /// What an earlier daemon captured and nobody has enrolled again.
+    ///
+    /// # Errors
+    /// Why it cannot be listed.
+    fn leftovers(&self) -> Result<Vec<NetnsCookie>, String>;
+    /// Lets one of those go, or one that was exempted.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    fn release(&self, netns: NetnsCookie, leaving: Leaving) -> Result<(), String>;
+    /// Which namespace is at a path now; `None`: none.
+    fn place(&self, netns: &Path) -> Option<Place>;
+}
+
+impl Captor for Capture {
+    fn enroll(&self, spec: &PodSpec) -> Result<PodSockets, String> {
+        Self::enroll(self, spec).map_err(|e| e.to_string())
+    }
+
+    fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), String> {
+        match Self::leave(self, id, leaving) {
+            Ok(()) | Err(CaptureError::NotEnrolled(_)) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn exempt(&self, netns: &Path) -> Result<NetnsCookie, String> {
+        Self::exempt(self, netns).map_err(|e| e.to_string())
+    }
+
+    fn leftovers(&self) -> Result<Vec<NetnsCookie>, String> {
+        Self::leftovers(self).map_err(|e| e.to_string())
+    }
+
+    fn release(&self, netns: NetnsCookie, leaving: Leaving) -> Result<(), String> {
+        Self::release(self, netns, leaving).map_err(|e| e.to_string())
+    }
+
+    fn place(&self, netns: &Path) -> Option<Place> {
+        // A path that `ip netns add` is making, or `del` taking down, is an empty file for a
+        // moment: not a namespace.
+        let file_system = rustix::fs::statfs(netns).ok()?;
+        if file_system.f_type != NSFS_MAGIC {
+            return None;
+        }
+        std::fs::metadata(netns).ok().map(|m| Place(m.dev(), m.ino()))
+    }
+}
+
+/// Carries the traffic of pods.
+pub trait Carrier: Send + Sync {
+    /// Serves a pod by its sockets from now on, instead of those it had before.
+    ///
+    /// # Errors
+    /// Why it cannot; dropping the sockets refuses what comes.
+    fn add_pod(&self, pod: Arc<LocalPod>, sockets: PodSockets) -> Result<(), String>;
+    /// Accepts nothing more for a pod.
+    fn remove_pod(&self, id: &WorkloadId);
+}

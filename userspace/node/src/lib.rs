@@ -1,0 +1,20 @@
+//! The node daemon: settings, wiring, supervision, drain, admin API.
+//!
+//! Everything that carries a connection is in other crates; this one starts them in an order in
+//! which nothing is ever uncaptured or plaintext, keeps enrolment in step with the configuration,
+//! and ends them.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod configuration;
+pub mod daemon;
+pub mod enrolment;
+pub mod logging;
+pub mod metrics;
+pub mod pages;
+pub mod process;
+pub mod readiness;
+pub mod runtime;
+pub mod settings;
+pub mod signals;
+pub mod supervise;

@@ -1,0 +1,218 @@
+//! Settings as people write them: flags, environment, file. One set of structs serves all three.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, ValueEnum};
+use fairlead_config::source::from_yaml;
+use serde::Deserialize;
+
+use super::SettingsError;
+use super::span::Span;
+
+/// Longest settings file that is read.
+const MAX_FILE: u64 = 1024 * 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  # One machine, a directory of YAML, everything else by default:
+  fairlead-node --config-dir ./mesh
+
+  # Two nodes on one kernel, each with its own cgroup subtree, pins and admin port:
+  fairlead-node --node a --config-dir ./mesh --ca-dir ./ca \\
+      --state-dir /sys/fs/bpf/fairlead-a --cgroup-root /sys/fs/cgroup/mesh/a
+  fairlead-node --node b --config-dir ./mesh --ca-dir ./ca --admin 127.0.0.1:15001 \\
+      --state-dir /sys/fs/bpf/fairlead-b --cgroup-root /sys/fs/cgroup/mesh/b
+
+  # The same as a file (flags and FAIRLEAD_* variables come before it):
+  #   node: a
+  #   configDir: /etc/fairlead/config
+  #   identity: {caDir: /var/lib/fairlead/ca, certTtl: 1h}
+  #   capture: {cgroupRoot: /sys/fs/cgroup/mesh/a, unknownNetns: pass}
+  #   run: {workers: 2, drain: 30s}
+  #   log: {level: info, format: json, accessLogFile: /dev/stdout}
+  fairlead-node --settings /etc/fairlead/node.yaml
+
+  # While it runs:
+  curl -s 127.0.0.1:15000/ready
+  curl -s 127.0.0.1:15000/problems
+  curl -s -X POST '127.0.0.1:15000/logging?level=debug'
+
+Signals: SIGTERM drains (see --drain) and ends, a second one ends at once; SIGHUP reads the
+configuration again. The kernel programs stay: while no daemon runs, connections of enrolled pods
+are refused.";
+
+/// Fairlead's node daemon: carries the traffic of this node's enrolled pods under their
+/// identities, routes and policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Parser, Deserialize)]
+#[command(name = "fairlead-node", version, after_help = EXAMPLES, max_term_width = 100)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Options {
+    /// Settings file (YAML); flags and environment variables come before it
+    #[arg(long, value_name = "FILE", env = "FAIRLEAD_SETTINGS")]
+    #[serde(skip)]
+    pub settings: Option<PathBuf>,
+
+    /// Name of this node: pods with this spec.nodeName are local [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "FAIRLEAD_NODE")]
+    pub node: Option<String>,
+
+    /// Directory of YAML: Kubernetes and Istio resources [default: /etc/fairlead/config]
+    #[arg(long, value_name = "DIR", env = "FAIRLEAD_CONFIG_DIR")]
+    pub config_dir: Option<PathBuf>,
+
+    /// Address of the admin API, loopback only [default: 127.0.0.1:15000]
+    #[arg(long, value_name = "ADDRESS", env = "FAIRLEAD_ADMIN")]
+    pub admin: Option<SocketAddr>,
+
+    /// Certificates.
+    #[command(flatten)]
+    pub identity: IdentityOptions,
+
+    /// Kernel.
+    #[command(flatten)]
+    pub capture: CaptureOptions,
+
+    /// Threads and the end.
+    #[command(flatten)]
+    pub run: RunOptions,
+
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+/// `identity` of the settings file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[command(next_help_heading = "Identity")]
+pub struct IdentityOptions {
+    /// Directory of the certificate authority; made on first use [default: /var/lib/fairlead/ca]
+    #[arg(long, value_name = "DIR", env = "FAIRLEAD_CA_DIR")]
+    pub ca_dir: Option<PathBuf>,
+
+    /// Life of workload certificates; they are renewed at about half of it [default: 1h]
+    #[arg(long, value_name = "DURATION", env = "FAIRLEAD_CERT_TTL")]
+    pub cert_ttl: Option<Span>,
+}
+
+/// `capture` of the settings file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[command(next_help_heading = "Capture")]
+pub struct CaptureOptions {
+    /// Directory on a bpf file system for pinned programs and maps; they outlive the daemon
+    /// [default: /sys/fs/bpf/fairlead]
+    #[arg(long, value_name = "DIR", env = "FAIRLEAD_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// The cgroup (v2) under which this node's pods live [default: the root of the hierarchy]
+    #[arg(long, value_name = "DIR", env = "FAIRLEAD_CGROUP_ROOT")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// What connections get that leave a network namespace nobody has spoken for [default: pass]
+    #[arg(long, value_name = "POLICY", env = "FAIRLEAD_UNKNOWN_NETNS")]
+    pub unknown_netns: Option<UnknownNetns>,
+}
+
+/// What happens to network namespaces that are neither enrolled nor known to be left alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownNetns {
+    /// They are no business of the mesh (for nodes where not everything is a pod).
+    #[default]
+    Pass,
+    /// Their connections are refused until the daemon has spoken: a pod that connects before its
+    /// enrolment has been seen is refused rather than let through.
+    Refuse,
+}
+
+/// `run` of the settings file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[command(next_help_heading = "Running")]
+pub struct RunOptions {
+    /// Threads that carry traffic; one is right until a core is full [default: 1]
+    #[arg(long, value_name = "N", env = "FAIRLEAD_WORKERS")]
+    pub workers: Option<usize>,
+
+    /// How long connections may go on after SIGTERM [default: 30s]
+    #[arg(long, value_name = "DURATION", env = "FAIRLEAD_DRAIN")]
+    pub drain: Option<Span>,
+}
+
+/// `log` of the settings file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[command(next_help_heading = "Logging")]
+pub struct LogOptions {
+    /// Level, or directives by module: info,fairlead_proxy=debug [default: info]
+    #[arg(long, value_name = "LEVEL", env = "FAIRLEAD_LOG")]
+    #[serde(rename = "level")]
+    pub log_level: Option<String>,
+
+    /// Format of the daemon's own log, on stderr [default: text]
+    #[arg(long, value_name = "FORMAT", env = "FAIRLEAD_LOG_FORMAT")]
+    #[serde(rename = "format")]
+    pub log_format: Option<LogFormat>,
+
+    /// Access log file, instead of MeshConfig's accessLogFile; empty: none
+    #[arg(long, value_name = "FILE", env = "FAIRLEAD_ACCESS_LOG_FILE")]
+    pub access_log_file: Option<String>,
+}
+
+/// Format of the daemon's own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl Options {
+    /// Reads a settings file.
+    ///
+    /// # Errors
+    /// [`SettingsError::File`] says where it is wrong.
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+        let wrong = |message: String| SettingsError::File { path: path.into(), message };
+        let size = std::fs::metadata(path).map_err(|e| wrong(e.to_string()))?.len();
+        if size > MAX_FILE {
+            return Err(wrong(format!("longer than {MAX_FILE} bytes: not a settings file")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+        from_yaml(&text).map_err(wrong)
+    }
+
+    /// These options, completed by `file`.
+    #[must_use]
+    pub fn over(self, file: Self) -> Self {
+        Self {
+            settings: self.settings,
+            node: self.node.or(file.node),
+            config_dir: self.config_dir.or(file.config_dir),
+            admin: self.admin.or(file.admin),
+            identity: IdentityOptions {
+                ca_dir: self.identity.ca_dir.or(file.identity.ca_dir),
+                cert_ttl: self.identity.cert_ttl.or(file.identity.cert_ttl),
+            },
+            capture: CaptureOptions {
+                state_dir: self.capture.state_dir.or(file.capture.state_dir),
+                cgroup_root: self.capture.cgroup_root.or(file.capture.cgroup_root),
+                unknown_netns: self.capture.unknown_netns.or(file.capture.unknown_netns),
+            },
+            run: RunOptions {
+                workers: self.run.workers.or(file.run.workers),
+                drain: self.run.drain.or(file.run.drain),
+            },
+            log: LogOptions {
+                log_level: self.log.log_level.or(file.log.log_level),
+                log_format: self.log.log_format.or(file.log.log_format),
+                access_log_file: self.log.access_log_file.or(file.log.access_log_file),
+            },
+        }
+    }
+}

@@ -1,0 +1,147 @@
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+fn options(arguments: &[&str]) -> Options {
+    Options::try_parse_from(std::iter::once(&"fairlead-node").chain(arguments)).unwrap()
+}
+
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(name: &str, text: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("fairlead-{name}-{}.yaml", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn as_str(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn defaults() {
+    let settings = Settings::resolve(Options::default()).unwrap();
+    assert!(!settings.node.is_empty());
+    assert_eq!(settings.config_dir, PathBuf::from("/etc/fairlead/config"));
+    assert_eq!(settings.identity.ttl, Duration::from_secs(3600));
+    assert_eq!(settings.capture.unknown_netns, UnknownNetns::Pass);
+    assert_eq!(settings.admin, "127.0.0.1:15000".parse().unwrap());
+    assert_eq!(settings.run, RunSettings { workers: 1, drain: Duration::from_secs(30) });
+    assert_eq!(settings.log.access_log_file, None);
+}
+
+#[test]
+fn every_flag_reaches_its_setting() {
+    let settings = Settings::resolve(options(&[
+        "--node=a",
+        "--config-dir=/c",
+        "--admin=[::1]:9",
+        "--ca-dir=/ca",
+        "--cert-ttl=20s",
+        "--state-dir=/sys/fs/bpf/a",
+        "--cgroup-root=/sys/fs/cgroup/a",
+        "--unknown-netns=refuse",
+        "--workers=2",
+        "--drain=1m30s",
+        "--log-level=debug",
+        "--log-format=json",
+        "--access-log-file=/dev/stdout",
+    ]))
+    .unwrap();
+    let expected = Settings {
+        node: "a".into(),
+        config_dir: "/c".into(),
+        identity: IdentitySettings { ca_dir: "/ca".into(), ttl: Duration::from_secs(20) },
+        capture: CaptureSettings {
+            state_dir: "/sys/fs/bpf/a".into(),
+            cgroup_root: Some("/sys/fs/cgroup/a".into()),
+            unknown_netns: UnknownNetns::Refuse,
+        },
+        admin: "[::1]:9".parse().unwrap(),
+        run: RunSettings { workers: 2, drain: Duration::from_secs(90) },
+        log: LogSettings {
+            level: "debug".into(),
+            format: LogFormat::Json,
+            access_log_file: Some("/dev/stdout".into()),
+        },
+    };
+    assert_eq!(settings, expected);
+}
+
+const FILE: &str = "
+node: from-file
+configDir: /c
+admin: 127.0.0.1:7
+identity: {caDir: /ca, certTtl: 20s}
+capture:
+  stateDir: /sys/fs/bpf/a
+  cgroupRoot: /sys/fs/cgroup/a
+  unknownNetns: refuse
+run: {workers: 2, drain: 1m30s}
+log: {level: debug, format: json, accessLogFile: /dev/stdout}
+";
+
+#[test]
+fn a_file_says_the_same_and_flags_come_before_it() {
+    let file = TempFile::new("settings", FILE);
+    let from_file = Settings::resolve(options(&["--settings", file.as_str()])).unwrap();
+    assert_eq!(from_file.node, "from-file");
+    assert_eq!(from_file.identity.ttl, Duration::from_secs(20));
+    assert_eq!(from_file.capture.unknown_netns, UnknownNetns::Refuse);
+    assert_eq!(from_file.run.workers, 2);
+    assert_eq!(from_file.log.format, LogFormat::Json);
+    let flags = ["--settings", file.as_str(), "--node=flag", "--workers=3", "--cert-ttl=1h"];
+    let both = Settings::resolve(options(&flags)).unwrap();
+    assert_eq!(both.node, "flag");
+    assert_eq!(both.run, RunSettings { workers: 3, drain: Duration::from_secs(90) });
+    assert_eq!(both.identity.ttl, Duration::from_secs(3600));
+    assert_eq!(both.admin, from_file.admin);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (arguments, part) in [
+        (&["--admin=0.0.0.0:15000"][..], "loopback"),
+        (&["--admin=[fd00::1]:15000"], "--admin"),
+        (&["--workers=0"], "1 to 256"),
+        (&["--cert-ttl=1s"], "--cert-ttl"),
+        (&["--drain=2h"], "--drain"),
+        (&["--node="], "--node"),
+        (&["--settings=/nowhere/at/all"], "/nowhere/at/all"),
+    ] {
+        let error = Settings::resolve(options(arguments)).unwrap_err().to_string();
+        assert!(error.contains(part), "{arguments:?}: {error}");
+    }
+    for text in ["noed: a\n", "run: {worker: 1}\n", "run: [1]\n", "identity: {certTtl: soon}\n"] {
+        let file = TempFile::new("wrong", text);
+        let error = Options::read(&file.0).unwrap_err();
+        assert!(matches!(error, SettingsError::File { .. }), "{text:?}");
+    }
+    for bad in [
+        "--cert-ttl=soon",
+        "--config-dir=",
+        "--unknown-netns=ignore",
+        "--admin=localhost",
+        "--nod=a",
+    ] {
+        assert!(Options::try_parse_from(["fairlead-node", bad]).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_help_is_consistent_and_has_examples() {
+    Options::command().debug_assert();
+    let help = Options::command().render_long_help().to_string();
+    for part in ["Examples:", "--cgroup-root", "FAIRLEAD_NODE", "SIGTERM"] {
+        assert!(help.contains(part), "{part} is missing in --help");
+    }
+}

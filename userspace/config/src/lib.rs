@@ -6,8 +6,12 @@
 //! did not change with the one before, published through a [`SnapshotHandle`].
 #![forbid(unsafe_code)]
 
+pub mod compile;
+mod dump;
 pub mod enrolment;
 mod handle;
 pub mod model;
+pub mod source;
 
+pub use dump::dump;
 pub use handle::{SnapshotHandle, Subscription};

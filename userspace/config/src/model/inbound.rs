@@ -8,7 +8,7 @@ use fairlead_types::AppProtocol;
 use super::{Service, Workload};
 
 /// The inbound side of one local enrolled pod.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Inbound {
     /// The pod.
     pub workload: Arc<Workload>,
@@ -35,7 +35,7 @@ impl Inbound {
 }
 
 /// A port of the pod.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct InboundPort {
     /// Port of the application (a service's target port).
     pub number: u16,

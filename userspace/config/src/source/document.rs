@@ -1,0 +1,398 @@
+//! One file's text to typed, validated objects.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fairlead_api::core::{
+    ConfigMap, EndpointSlice, Namespace, Node as KubeNode, Pod, Secret, Service, ServiceAccount,
+};
+use fairlead_api::networking::{
+    DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+};
+use fairlead_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use fairlead_api::{Kind, ObjectKey, ObjectMeta, Resource, StringMap};
+use serde::de::DeserializeOwned;
+
+use super::de::{self, Unknown};
+use super::path::Path;
+use super::problem::{ObjectRef, Problem, Severity};
+use super::sink::Sink;
+use super::suggest::suggest;
+use super::tree::{Node, Value};
+use super::yaml::SyntaxError;
+use super::{json, unenforced, validate, yaml};
+
+/// Most objects of one file.
+const MAX_OBJECTS: usize = 100_000;
+
+/// Istio's kinds that are known and do nothing yet.
+const ISTIO_NOT_READ: &[&str] =
+    &["EnvoyFilter", "WasmPlugin", "Telemetry", "ProxyConfig", "WorkloadGroup", "IstioOperator"];
+
+/// Marks an AuthorizationPolicy that is to be tried, not enforced.
+const DRY_RUN: &str = "istio.io/dry-run";
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// YAML, of which JSON is nearly a part.
+    Yaml,
+    /// JSON.
+    Json,
+}
+
+/// An object that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its key.
+    pub key: ObjectKey,
+    /// The labels of `spec.selector.matchLabels` as far as they could be read: the workloads for
+    /// which a refused policy has to fail closed. Empty means all of the namespace, or of the
+    /// mesh in the root namespace.
+    pub selector: StringMap,
+}
+
+/// What one file holds.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    /// The good objects, in order of the file.
+    pub objects: Vec<Resource>,
+    /// The objects with a key that were refused.
+    pub rejected: Vec<Rejected>,
+    /// All that is wrong.
+    pub problems: Vec<Problem>,
+    /// Something in the file is an object of ours, but nobody can tell which: what has gone from
+    /// the file since its last good version may be just that.
+    pub lost: bool,
+    /// The file as a whole cannot be read; nothing in it counts.
+    pub unreadable: bool,
+}
+
+impl Parsed {
+    /// A file that cannot be read.
+    pub(crate) fn unreadable(problem: Problem) -> Self {
+        Self { problems: vec![problem], unreadable: true, ..Self::default() }
+    }
+}
+
+/// Reads, types and validates the text of a file.
+#[must_use]
+pub fn parse(file: &Arc<PathBuf>, text: &str, format: Format) -> Parsed {
+    let mut reader = Reader { file, parsed: Parsed::default(), seen: 0 };
+    match format {
+        Format::Yaml => reader.documents(yaml::Documents::new(text)),
+        Format::Json => reader.documents(json::Documents::new(text)),
+    }
+    reader.parsed
+}
+
+struct Reader<'f> {
+    file: &'f Arc<PathBuf>,
+    parsed: Parsed,
+    seen: usize,
+}
+
+/// Group, version and kind of a list, for items that do not say their own.
+#[derive(Clone, Copy)]
+struct Inherited<'n> {
+    api_version: &'n str,
+    kind: &'n str,
+}
+
+impl Reader<'_> {
+    fn documents<'a>(&mut self, documents: impl Iterator<Item = Result<Node<'a>, SyntaxError>>) {
+        for (index, result) in documents.enumerate() {
+            let document = index + 1;
+            match result {
+                Ok(node) => self.document(document, &node),
+                Err(error) => {
+                    let problem = Problem {
+                        document,
+                        line: (error.line != 0).then_some(error.line),
+                        ..Problem::of_file(self.file, error.message, error.allowed)
+                    };
+                    if error.fatal {
+                        // What came before may be cut short: a file half written ends anywhere.
+                        self.parsed = Parsed::unreadable(problem);
+                        return;
+                    }
+                    self.parsed.problems.push(problem);
+                    self.parsed.lost = true;
+                }
+            }
+            if self.parsed.unreadable {
+                return;
+            }
+        }
+    }
+
+    fn document(&mut self, document: usize, node: &Node<'_>) {
+        let kind = node.get("kind").and_then(Node::as_str).unwrap_or_default();
+        let item_kind = kind.strip_suffix("List");
+        match (item_kind, node.get("items")) {
+            (Some(item_kind), Some(items)) => {
+                let api_version = node.get("apiVersion").and_then(Node::as_str).unwrap_or_default();
+                let inherited = Inherited { api_version, kind: item_kind };
+                for item in items.items() {
+                    self.object(document, item, Some(inherited));
+                }
+            }
+            // An empty list.
+            (Some(_), None) if node.get("metadata").is_none_or(|m| m.get("name").is_none()) => {}
+            _ => self.object(document, node, None),
+        }
+    }
+
+    fn object(&mut self, document: usize, node: &Node<'_>, inherited: Option<Inherited<'_>>) {
+        self.seen += 1;
+        if self.seen > MAX_OBJECTS {
+            let allowed = format!("at most {MAX_OBJECTS} objects in a file");
+            let problem = Problem::of_file(self.file, "too many objects".to_owned(), Some(allowed));
+            self.parsed = Parsed::unreadable(problem);
+            return;
+        }
+        let mut sink = Sink::new(self.file, document, node);
+        match read(node, inherited, &mut sink) {
+            Outcome::Good(resource) if !sink.has_errors() => self.parsed.objects.push(resource),
+            Outcome::Good(resource) => self.parsed.rejected.push(reject(resource.key(), node)),
+            Outcome::Rejected(key) => self.parsed.rejected.push(reject(key, node)),
+            Outcome::Ignored => {}
+            Outcome::Lost => self.parsed.lost = true,
+        }
+        self.parsed.problems.extend(sink.finish());
+    }
+}
+
+fn reject(key: ObjectKey, node: &Node<'_>) -> Rejected {
+    let labels = node
+        .get("spec")
+        .and_then(|spec| spec.get("selector"))
+        .and_then(|selector| selector.get("matchLabels"))
+        .and_then(|labels| de::from_node(labels, &Path::Root, false, &RefCell::default()).ok());
+    Rejected { key, selector: labels.unwrap_or_default() }
+}
+
+enum Outcome {
+    /// Typed; errors may have been told nevertheless.
+    Good(Resource),
+    /// Known by key, but not typed.
+    Rejected(ObjectKey),
+    /// Nothing of ours.
+    Ignored,
+    /// Something of ours, but not known which.
+    Lost,
+}
+
+fn read(node: &Node<'_>, inherited: Option<Inherited<'_>>, sink: &mut Sink<'_>) -> Outcome {
+    let root = Path::Root;
+    if !matches!(node.value, Value::Mapping(_)) {
+        sink.error(
+            &root,
+            "not a Kubernetes object",
+            "an object with apiVersion, kind and metadata",
+        );
+        return Outcome::Lost;
+    }
+    let text = |field: &str| node.get(field).and_then(Node::as_str);
+    let api_version =
+        text("apiVersion").or(inherited.map(|list| list.api_version)).unwrap_or_default();
+    let kind_name = text("kind").or(inherited.map(|list| list.kind)).unwrap_or_default();
+    let metadata = |field: &str| {
+        node.get("metadata").and_then(|m| m.get(field)).and_then(Node::as_str).unwrap_or_default()
+    };
+    let mut object = ObjectRef {
+        kind: kind_name.to_owned(),
+        namespace: metadata("namespace").to_owned(),
+        name: metadata("name").to_owned(),
+    };
+    for (field, value) in [("apiVersion", api_version), ("kind", kind_name)] {
+        if value.is_empty() {
+            sink.set_object(object);
+            sink.error(&root.field(field), "is missing", "every object needs apiVersion and kind");
+            return Outcome::Lost;
+        }
+    }
+    let kind = match known_kind(api_version, kind_name) {
+        Ok(kind) => kind,
+        Err(unknown) => {
+            sink.set_object(object);
+            return unknown.tell(api_version, kind_name, sink);
+        }
+    };
+    if !kind.is_namespaced() {
+        object.namespace.clear();
+    } else if object.namespace.is_empty() {
+        object.namespace.push_str("default");
+    }
+    let key = object.key();
+    let namespace = object.namespace.clone();
+    sink.set_object(object);
+    let Some(key) = key else {
+        let name = root.field("metadata");
+        sink.error(&name.field("name"), "is missing", "every object needs a name");
+        return Outcome::Lost;
+    };
+    validate::metadata(kind, &key, sink);
+    match typed(kind, node, &namespace, sink) {
+        Some(resource) if is_dry_run(&resource) => {
+            let message = "a dry run has no effect on traffic, and is not recorded yet";
+            let metadata = root.field("metadata");
+            let annotations = metadata.field("annotations");
+            sink.warn(&annotations.key(DRY_RUN), message, "");
+            Outcome::Ignored
+        }
+        Some(resource) => {
+            unenforced::tell(kind, sink);
+            Outcome::Good(resource)
+        }
+        None => Outcome::Rejected(key),
+    }
+}
+
+/// Why a kind is not read.
+enum UnknownKind {
+    /// Of the group, but another version.
+    Version(Kind),
+    /// Istio's, known and without effect yet.
+    NotRead,
+    /// In a group of ours, but nobody knows it.
+    Kind(Option<&'static str>),
+    /// Of no concern to a mesh.
+    Foreign(Option<&'static str>),
+}
+
+fn known_kind(api_version: &str, kind: &str) -> Result<Kind, UnknownKind> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let of_group: Vec<&'static str> =
+        Kind::ALL.iter().filter(|k| k.group() == group).map(|k| k.as_str()).collect();
+    match Kind::from_name(kind).filter(|known| known.group() == group) {
+        Some(known) if known.versions().contains(&version) => Ok(known),
+        Some(known) => Err(UnknownKind::Version(known)),
+        None if group.ends_with("istio.io") && ISTIO_NOT_READ.contains(&kind) => {
+            Err(UnknownKind::NotRead)
+        }
+        None if group.ends_with("istio.io") => Err(UnknownKind::Kind(suggest(kind, &of_group))),
+        None => Err(UnknownKind::Foreign(suggest(kind, &of_group))),
+    }
+}
+
+impl UnknownKind {
+    fn tell(self, api_version: &str, kind: &str, sink: &mut Sink<'_>) -> Outcome {
+        let root = Path::Root;
+        let near =
+            |near: Option<&str>| near.map_or(String::new(), |n| format!("did you mean {n}?"));
+        match self {
+            Self::Version(known) => {
+                let group = known.group();
+                let served: Vec<String> = known
+                    .versions()
+                    .iter()
+                    .map(
+                        |v| if group.is_empty() { (*v).to_owned() } else { format!("{group}/{v}") },
+                    )
+                    .collect();
+                let message = format!("{api_version} of {kind} is not served");
+                sink.error(
+                    &root.field("apiVersion"),
+                    message,
+                    &format!("one of {}", served.join(", ")),
+                );
+                Outcome::Lost
+            }
+            Self::NotRead => {
+                let message = format!("{kind} is accepted, not enforced yet");
+                sink.warn(&root.field("kind"), message, "");
+                Outcome::Ignored
+            }
+            Self::Kind(suggestion) => {
+                let message = format!("{kind} is not a kind of {api_version}");
+                sink.error(&root.field("kind"), message, &near(suggestion));
+                Outcome::Lost
+            }
+            Self::Foreign(suggestion) => {
+                let message = format!("{kind} ({api_version}) is of no concern to a mesh; ignored");
+                sink.warn(&root.field("kind"), message, &near(suggestion));
+                Outcome::Ignored
+            }
+        }
+    }
+}
+
+/// Types and validates.
+fn typed(kind: Kind, node: &Node<'_>, namespace: &str, sink: &mut Sink<'_>) -> Option<Resource> {
+    macro_rules! object {
+        ($type:ty, $validate:expr) => {{
+            let mut object: $type = deserialize(kind, node, sink)?;
+            fill(&mut object.metadata, namespace);
+            let validate: fn(&$type, &mut Sink<'_>) = $validate;
+            validate(&object, sink);
+            Resource::from(object)
+        }};
+    }
+    Some(match kind {
+        Kind::Namespace => object!(Namespace, |_, _| {}),
+        Kind::Node => object!(KubeNode, validate::node),
+        Kind::Pod => object!(Pod, validate::pod),
+        Kind::Service => object!(Service, validate::service),
+        Kind::EndpointSlice => object!(EndpointSlice, validate::endpoint_slice),
+        Kind::ServiceAccount => object!(ServiceAccount, |_, _| {}),
+        Kind::ConfigMap => object!(ConfigMap, validate::config_map),
+        Kind::Secret => object!(Secret, |_, _| {}),
+        Kind::VirtualService => object!(VirtualService, validate::virtual_service),
+        Kind::DestinationRule => object!(DestinationRule, validate::destination_rule),
+        Kind::ServiceEntry => object!(ServiceEntry, validate::service_entry),
+        Kind::WorkloadEntry => object!(WorkloadEntry, |_, _| {}),
+        Kind::Gateway => object!(Gateway, |_, _| {}),
+        Kind::Sidecar => object!(Sidecar, |_, _| {}),
+        Kind::AuthorizationPolicy => object!(AuthorizationPolicy, validate::authorization_policy),
+        Kind::PeerAuthentication => object!(PeerAuthentication, validate::peer_authentication),
+        Kind::RequestAuthentication => {
+            object!(RequestAuthentication, validate::request_authentication)
+        }
+    })
+}
+
+/// Whether the policy is only to be tried (Istio: Go's `ParseBool` of the annotation).
+fn is_dry_run(resource: &Resource) -> bool {
+    let Resource::AuthorizationPolicy(policy) = resource else { return false };
+    let value = policy.metadata.annotations.get(DRY_RUN);
+    value.is_some_and(|v| matches!(v.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
+fn fill(metadata: &mut ObjectMeta, namespace: &str) {
+    if metadata.namespace != namespace {
+        namespace.clone_into(&mut metadata.namespace);
+    }
+}
+
+/// Types; tells what does not fit and what is not known.
+fn deserialize<T: DeserializeOwned>(kind: Kind, node: &Node<'_>, sink: &mut Sink<'_>) -> Option<T> {
+    let unknown = RefCell::default();
+    let result = de::from_node(node, &Path::Root, kind.is_istio(), &unknown);
+    tell_unknown(unknown.into_inner(), Severity::Error, sink);
+    match result {
+        Ok(object) => Some(object),
+        Err(mismatch) => {
+            let mut parts = mismatch.into_parts();
+            if kind == Kind::Secret {
+                // The text would hold the value.
+                parts.message = "the value does not fit here".to_owned();
+            }
+            let (field, line) = parts.place.unwrap_or_default();
+            let line = (line != 0).then_some(line);
+            let allowed = parts.allowed.unwrap_or_default();
+            sink.add(Severity::Error, field, line, parts.message, &allowed);
+            None
+        }
+    }
+}
+
+/// Tells the fields that nobody knows.
+pub(crate) fn tell_unknown(unknown: Vec<Unknown>, severity: Severity, sink: &mut Sink<'_>) {
+    for Unknown { path, line, suggestion } in unknown {
+        let allowed = suggestion.map_or(String::new(), |near| format!("did you mean {near}?"));
+        let line = (line != 0).then_some(line);
+        sink.add(severity, path, line, "this field is not known".to_owned(), &allowed);
+    }
+}

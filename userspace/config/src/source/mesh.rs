@@ -1,0 +1,124 @@
+//! MeshConfig within its ConfigMap, or in a file of its own.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fairlead_api::MeshConfig;
+use fairlead_api::core::ConfigMap;
+
+use super::de;
+use super::document::{Parsed, tell_unknown};
+use super::path::Path;
+use super::problem::{Problem, Severity};
+use super::sink::Sink;
+use super::tree::Node;
+use super::{unenforced, validate, yaml};
+
+/// Name of the ConfigMap.
+pub const MESH_CONFIG_MAP: &str = "istio";
+/// Key of the text in it.
+pub const MESH_KEY: &str = "mesh";
+
+/// The mesh's settings in a ConfigMap that the [`super::Store`] holds; `None` if it has none. A
+/// store holds only ConfigMaps whose settings are valid.
+#[must_use]
+pub fn mesh_config(config_map: &ConfigMap) -> Option<MeshConfig> {
+    if config_map.metadata.name != MESH_CONFIG_MAP {
+        return None;
+    }
+    let text = config_map.data.get(MESH_KEY)?;
+    match yaml::Documents::new(text).next() {
+        None => Some(MeshConfig::default()),
+        Some(node) => de::from_node(&node.ok()?, &Path::Root, false, &RefCell::default()).ok(),
+    }
+}
+
+/// Reads MeshConfig from the text of a file of its own.
+///
+/// # Errors
+/// All that is wrong, if something is wrong enough to refuse it; warnings come with the result.
+pub fn mesh_config_from_file(
+    file: &Arc<PathBuf>,
+    text: &str,
+) -> Result<(MeshConfig, Vec<Problem>), Vec<Problem>> {
+    let node = match yaml::Documents::new(text).next() {
+        None => return Ok((MeshConfig::default(), Vec::new())),
+        Some(Ok(node)) => node,
+        Some(Err(error)) => {
+            let problem = Problem {
+                document: 1,
+                line: (error.line != 0).then_some(error.line),
+                ..Problem::of_file(file, error.message, error.allowed)
+            };
+            return Err(Parsed::unreadable(problem).problems);
+        }
+    };
+    let mut sink = Sink::new(file, 1, &node);
+    let mesh = read(&node, &Path::Root, &mut sink, 0);
+    let failed = sink.has_errors();
+    let problems = sink.finish();
+    match mesh {
+        Some(mesh) if !failed => Ok((mesh, problems)),
+        _ => Err(problems),
+    }
+}
+
+/// Checks the settings in a ConfigMap named `istio`.
+pub(super) fn check(config_map: &ConfigMap, sink: &mut Sink<'_>) {
+    if config_map.metadata.name != MESH_CONFIG_MAP {
+        return;
+    }
+    let Some(text) = config_map.data.get(MESH_KEY) else { return };
+    let (root, data) = (Path::Root, Path::Root.field("data"));
+    debug_assert!(matches!(root, Path::Root));
+    let at = data.key(MESH_KEY);
+    // The line of a block text is the first one below its indicator.
+    let above = sink.node().line_of(&at).unwrap_or(0).saturating_sub(1);
+    match yaml::Documents::new(text).next() {
+        None => {}
+        Some(Ok(node)) => {
+            read(&node, &at, sink, above);
+        }
+        Some(Err(error)) => {
+            let line = (error.line != 0 && above != 0).then_some(above + error.line);
+            let allowed = error.allowed.unwrap_or_default();
+            sink.add(Severity::Error, at.to_string(), line, error.message, &allowed);
+        }
+    }
+}
+
+fn read(node: &Node<'_>, at: &Path<'_>, sink: &mut Sink<'_>, above: u32) -> Option<MeshConfig> {
+    let unknown = RefCell::default();
+    let result = de::from_node::<MeshConfig>(node, at, true, &unknown);
+    let mut unknown = unknown.into_inner();
+    for field in &mut unknown {
+        field.line += above;
+    }
+    // As istiod does: a setting that this version does not know is no reason to ignore the others.
+    tell_unknown(unknown, Severity::Warning, sink);
+    let mesh = match result {
+        Ok(mesh) => mesh,
+        Err(mismatch) => {
+            let parts = mismatch.into_parts();
+            let (field, line) = parts.place.unwrap_or_default();
+            let line = (line != 0).then_some(line + above);
+            let allowed = parts.allowed.unwrap_or_default();
+            sink.add(Severity::Error, field, line, parts.message, &allowed);
+            return None;
+        }
+    };
+    for pattern in unenforced::MESH_FIELDS {
+        unenforced::visit(node, pattern, &mut |path, line| {
+            let field = match at {
+                Path::Root => path,
+                prefix => format!("{prefix}.{path}"),
+            };
+            let line = (line != 0).then_some(line + above);
+            let message = "accepted, not enforced yet".to_owned();
+            sink.add(Severity::Warning, field, line, message, "");
+        });
+    }
+    validate::mesh_config(&mesh, at, sink);
+    Some(mesh)
+}

@@ -1,0 +1,299 @@
+//! The last good state of every object.
+//!
+//! An object belongs to the files that hold it; if several do, the first in order of paths
+//! counts and the others are errors. A version that is refused never replaces a good one, and a
+//! file that cannot be read changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fairlead_api::{Kind, ObjectKey, Resource, StringMap};
+
+use super::document::{Parsed, Rejected};
+use super::loader::Load;
+use super::problem::{ObjectRef, Problem, Severity};
+
+/// What one [`Store::apply`] changed.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Objects that are new or differ from before.
+    pub upserted: Vec<ObjectKey>,
+    /// Objects that have gone.
+    pub removed: Vec<ObjectKey>,
+    /// Whether the set of refused objects ([`Store::rejected`]) is another than before.
+    pub rejected_changed: bool,
+    /// What is wrong in the files of this change; [`Store::problems`] has those of all files.
+    pub problems: Vec<Problem>,
+}
+
+impl Change {
+    /// Whether nothing changed that anybody acts upon.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.upserted.is_empty() && self.removed.is_empty() && !self.rejected_changed
+    }
+}
+
+/// An object of which the written version is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Whether an earlier good version is in force. If not, a security policy has to fail closed
+    /// for its scope.
+    pub last_good: bool,
+    /// The workloads of its scope, as far as they could be read; empty means all of the
+    /// namespace, or of the mesh in the root namespace.
+    pub selector: StringMap,
+}
+
+/// Every object in its last good version.
+#[derive(Debug, Default)]
+pub struct Store {
+    files: BTreeMap<Arc<PathBuf>, FileState>,
+    /// The version of each object that counts.
+    objects: HashMap<ObjectKey, Resource>,
+    /// The files that hold each object, in order; the first one counts.
+    holders: HashMap<ObjectKey, Vec<Arc<PathBuf>>>,
+    /// The objects that several files hold.
+    shared: BTreeSet<ObjectKey>,
+    rejected: BTreeMap<ObjectKey, Refused>,
+    unlisted: Vec<Problem>,
+}
+
+/// One file as it counts now.
+#[derive(Debug, Default)]
+struct FileState {
+    objects: HashMap<ObjectKey, Resource>,
+    rejected: Vec<Rejected>,
+    problems: Vec<Problem>,
+    /// The file as it is now cannot be read.
+    unreadable: bool,
+}
+
+impl Store {
+    /// Takes in what a [`super::Loader`] found.
+    pub fn apply(&mut self, load: Load) -> Change {
+        let mut change = Change::default();
+        let mut touched: BTreeSet<ObjectKey> = BTreeSet::new();
+        for file in load.gone {
+            if let Some(state) = self.files.remove(&file) {
+                for key in state.objects.into_keys() {
+                    self.leave(&key, &file);
+                    touched.insert(key);
+                }
+            }
+        }
+        for (file, parsed) in load.files {
+            self.take(&file, parsed, &mut touched);
+            if let Some(state) = self.files.get(&file) {
+                change.problems.extend(state.problems.iter().cloned());
+            }
+        }
+        for key in touched {
+            self.settle(key, &mut change);
+        }
+        let rejected = self.refused();
+        change.rejected_changed = rejected != self.rejected;
+        self.rejected = rejected;
+        change.problems.extend(load.unlisted.iter().cloned());
+        self.unlisted = load.unlisted;
+        change
+    }
+
+    /// An object.
+    #[must_use]
+    pub fn get(&self, key: &ObjectKey) -> Option<&Resource> {
+        self.objects.get(key)
+    }
+
+    /// All objects, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Resource)> {
+        self.objects.iter()
+    }
+
+    /// How many objects there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there is no object.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// The objects of which the written version is refused.
+    #[must_use]
+    pub fn rejected(&self) -> &BTreeMap<ObjectKey, Refused> {
+        &self.rejected
+    }
+
+    /// The refused security policies that have no good version in force: their scopes have to
+    /// fail closed.
+    pub fn fail_closed(&self) -> impl Iterator<Item = (&ObjectKey, &Refused)> {
+        self.rejected.iter().filter(|(key, refused)| key.kind.is_security() && !refused.last_good)
+    }
+
+    /// The files that cannot be read now. What they held before stays in force; a file that has
+    /// never been readable may hold anything.
+    pub fn unreadable(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
+        self.files.iter().filter(|(_, state)| state.unreadable).map(|(file, _)| file)
+    }
+
+    /// All objects of a kind, in no order.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Resource> {
+        self.objects.iter().filter(move |(key, _)| key.kind == kind).map(|(_, resource)| resource)
+    }
+
+    /// Everything that is wrong now, by file.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let of_files = self.files.values().flat_map(|state| &state.problems);
+        let mut problems: Vec<Problem> = self.unlisted.iter().chain(of_files).cloned().collect();
+        problems.extend(self.shared.iter().flat_map(|key| self.duplicates(key)));
+        problems.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
+        problems
+    }
+
+    /// The paths that could not be listed at the last look.
+    pub(crate) fn unlisted(&self) -> &[Problem] {
+        &self.unlisted
+    }
+
+    /// Brings one file up to date.
+    fn take(&mut self, file: &Arc<PathBuf>, parsed: Parsed, touched: &mut BTreeSet<ObjectKey>) {
+        let mut before = self.files.remove(file).unwrap_or_default();
+        if parsed.unreadable {
+            before.problems = parsed.problems;
+            before.unreadable = true;
+            self.files.insert(Arc::clone(file), before);
+            return;
+        }
+        let mut state = FileState {
+            problems: parsed.problems,
+            rejected: parsed.rejected,
+            ..FileState::default()
+        };
+        for resource in parsed.objects {
+            let key = resource.key();
+            if state.objects.contains_key(&key) {
+                state.problems.push(duplicate(file, &key, file));
+                if key.kind.is_security() {
+                    state.rejected.push(Rejected { key, selector: StringMap::new() });
+                }
+                continue;
+            }
+            state.objects.insert(key, resource);
+        }
+        let keep: Vec<ObjectKey> = if parsed.lost {
+            before.objects.keys().filter(|key| !state.objects.contains_key(*key)).cloned().collect()
+        } else {
+            state.rejected.iter().map(|rejected| rejected.key.clone()).collect()
+        };
+        for key in keep {
+            if !state.objects.contains_key(&key)
+                && let Some(resource) = before.objects.remove(&key)
+            {
+                state.objects.insert(key, resource);
+            }
+        }
+        for key in before.objects.keys().filter(|key| !state.objects.contains_key(*key)) {
+            self.leave(key, file);
+            touched.insert(key.clone());
+        }
+        for (key, resource) in &mut state.objects {
+            match before.objects.remove(key) {
+                // Whoever holds the old one shares it.
+                Some(old) if old == *resource => *resource = old,
+                Some(_) => {
+                    touched.insert(key.clone());
+                }
+                None => {
+                    touched.insert(key.clone());
+                    let holders = self.holders.entry(key.clone()).or_default();
+                    if let Err(place) = holders.binary_search(file) {
+                        holders.insert(place, Arc::clone(file));
+                    }
+                }
+            }
+        }
+        self.files.insert(Arc::clone(file), state);
+    }
+
+    /// The file no longer holds the object.
+    fn leave(&mut self, key: &ObjectKey, file: &Arc<PathBuf>) {
+        if let Some(holders) = self.holders.get_mut(key) {
+            holders.retain(|holder| holder != file);
+        }
+    }
+
+    /// Decides which version of an object counts, now that some file has changed it.
+    fn settle(&mut self, key: ObjectKey, change: &mut Change) {
+        let holders = self.holders.get(&key).map_or(&[][..], Vec::as_slice);
+        if holders.len() > 1 {
+            change.problems.extend(self.duplicates(&key));
+            self.shared.insert(key.clone());
+        } else {
+            self.shared.remove(&key);
+        }
+        let winner = holders.first().and_then(|file| self.files.get(file)?.objects.get(&key));
+        let Some(winner) = winner.cloned() else {
+            self.holders.remove(&key);
+            if self.objects.remove(&key).is_some() {
+                change.removed.push(key);
+            }
+            return;
+        };
+        if self.objects.get(&key) != Some(&winner) {
+            self.objects.insert(key.clone(), winner);
+            change.upserted.push(key);
+        }
+    }
+
+    /// The problems of an object that several files hold: all but the first are in vain.
+    fn duplicates(&self, key: &ObjectKey) -> impl Iterator<Item = Problem> {
+        let holders = self.holders.get(key).map_or(&[][..], Vec::as_slice);
+        let (first, others) = match holders.split_first() {
+            Some((first, others)) => (Some(first), others),
+            None => (None, holders),
+        };
+        others
+            .iter()
+            .zip(std::iter::repeat(first))
+            .filter_map(|(file, first)| Some(duplicate(file, key, first?)))
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    fn refused(&self) -> BTreeMap<ObjectKey, Refused> {
+        let mut refused = BTreeMap::new();
+        for Rejected { key, selector } in self.files.values().flat_map(|state| &state.rejected) {
+            let last_good = self.objects.contains_key(key);
+            refused.insert(key.clone(), Refused { last_good, selector: selector.clone() });
+        }
+        // Of two policies of one name, one has no effect: that must not go unnoticed either.
+        for key in self.shared.iter().filter(|key| key.kind.is_security()) {
+            refused
+                .entry(key.clone())
+                .or_insert(Refused { last_good: true, selector: StringMap::new() });
+        }
+        refused
+    }
+}
+
+fn duplicate(file: &Arc<PathBuf>, key: &ObjectKey, first: &Arc<PathBuf>) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        object: Some(ObjectRef {
+            kind: key.kind.to_string(),
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+        }),
+        ..Problem::of_file(
+            file,
+            format!("this object is already in {}; this version is not used", first.display()),
+            Some("each object once".to_owned()),
+        )
+    }
+}

@@ -1,0 +1,212 @@
+//! The last good state: what a change upserts, removes, keeps and refuses.
+
+use fairlead_api::{Kind, ObjectKey};
+
+use super::*;
+use crate::source::{Change, Loader, Store};
+
+struct Bed {
+    dir: TempDir,
+    loader: Loader,
+    store: Store,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let dir = TempDir::new();
+        let loader = Loader::new([dir.path()]);
+        Self { dir, loader, store: Store::default() }
+    }
+
+    fn apply(&mut self) -> Change {
+        self.store.apply(self.loader.scan())
+    }
+
+    fn write(&mut self, name: &str, text: &str) -> Change {
+        self.dir.write(name, text);
+        self.apply()
+    }
+}
+
+fn policy(name: &str, action: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: ns}}\nspec: {{action: {action}, rules: [{{}}]}}\n"
+    )
+}
+
+fn policy_key(name: &str) -> ObjectKey {
+    ObjectKey::new(Kind::AuthorizationPolicy, "ns", name)
+}
+
+fn names(keys: &[ObjectKey]) -> Vec<&str> {
+    let mut names: Vec<&str> = keys.iter().map(|key| key.name.as_ref()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn only_what_differs_is_reported() {
+    let mut bed = Bed::new();
+    let two = format!("{}---\n{}", namespace("a", "1"), namespace("b", "1"));
+    assert_eq!(names(&bed.write("x.yaml", &two).upserted), ["a", "b"]);
+    assert!(bed.apply().is_empty());
+    // Other text, same meaning.
+    assert!(bed.write("x.yaml", &format!("# comment\n{two}")).is_empty());
+    let change =
+        bed.write("x.yaml", &format!("{}---\n{}", namespace("a", "1"), namespace("b", "2")));
+    assert_eq!((names(&change.upserted), names(&change.removed)), (vec!["b"], vec![]));
+    let change = bed.write("x.yaml", &namespace("b", "2"));
+    assert_eq!((names(&change.upserted), names(&change.removed)), (vec![], vec!["a"]));
+    // Moving an object to another file is no change.
+    bed.dir.write("y.yaml", &namespace("b", "2"));
+    bed.dir.write("x.yaml", "");
+    assert!(bed.apply().is_empty());
+    std::fs::remove_file(bed.dir.path().join("y.yaml")).unwrap();
+    assert_eq!(names(&bed.apply().removed), ["b"]);
+    assert!(bed.store.is_empty());
+}
+
+#[test]
+fn a_bad_object_disturbs_neither_the_others_nor_its_own_good_version() {
+    let mut bed = Bed::new();
+    bed.write("x.yaml", &format!("{}---\n{}", policy("p", "DENY"), namespace("a", "1")));
+    let change =
+        bed.write("x.yaml", &format!("{}---\n{}", policy("p", "DENNY"), namespace("a", "2")));
+    assert_eq!((names(&change.upserted), names(&change.removed)), (vec!["a"], vec![]));
+    assert!(change.rejected_changed);
+    assert_eq!(change.problems.len(), 1);
+    assert!(bed.store.get(&policy_key("p")).is_some());
+    assert!(bed.store.rejected()[&policy_key("p")].last_good);
+    assert_eq!(bed.store.fail_closed().count(), 0);
+    // Still there after a further change of the file, and gone only when it is taken out.
+    bed.write("x.yaml", &format!("{}---\n{}", policy("p", "DENNY"), namespace("a", "3")));
+    assert!(bed.store.get(&policy_key("p")).is_some());
+    let change = bed.write("x.yaml", &namespace("a", "3"));
+    assert_eq!(names(&change.removed), ["p"]);
+    assert!(change.rejected_changed && bed.store.rejected().is_empty());
+    assert!(bed.store.problems().is_empty());
+}
+
+#[test]
+fn a_policy_that_was_never_good_fails_closed() {
+    let mut bed = Bed::new();
+    let change = bed.write("x.yaml", &policy("p", "CUSTOM"));
+    assert!(change.upserted.is_empty() && change.rejected_changed && !change.is_empty());
+    let scopes: Vec<_> = bed.store.fail_closed().map(|(key, _)| key.clone()).collect();
+    assert_eq!(scopes, [policy_key("p")]);
+    let change = bed.write("x.yaml", &policy("p", "DENY"));
+    assert!(change.rejected_changed);
+    assert_eq!(names(&change.upserted), ["p"]);
+    assert_eq!(bed.store.fail_closed().count(), 0);
+    // A routing object that is refused opens nothing, and closes nothing either.
+    bed.write("y.yaml", &object("networking.istio.io/v1", "VirtualService", "  hosts: []\n"));
+    assert_eq!((bed.store.rejected().len(), bed.store.fail_closed().count()), (1, 0));
+}
+
+#[test]
+fn what_nobody_can_tell_keeps_what_was_there() {
+    let mut bed = Bed::new();
+    bed.write("x.yaml", &format!("{}---\n{}", policy("p", "DENY"), policy("q", "DENY")));
+    for broken in [
+        policy("p", "DENY").replace("AuthorizationPolicy", "AuthorizationPolicyy"),
+        policy("p", "DENY").replace("security.istio.io/v1", "security.istio.io/v9"),
+        policy("p", "DENY").replace("name: p, ", ""),
+        "not an object\n".to_owned(),
+        "a: 1\na: 2\n".to_owned(),
+    ] {
+        let change = bed.write("x.yaml", &format!("{broken}---\n{}", policy("q", "ALLOW")));
+        assert!(change.removed.is_empty(), "{broken}");
+        assert!(bed.store.get(&policy_key("p")).is_some(), "{broken}");
+        assert!(change.problems.iter().any(Problem::is_error), "{broken}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_changes_nothing() {
+    let mut bed = Bed::new();
+    let good = format!("{}---\n{}", policy("p", "DENY"), namespace("a", "1"));
+    bed.write("x.yaml", &good);
+    for broken in ["{", "a: [\n", "\u{0}", &good.replace("rules: [{}]}", "rules: [{}]")] {
+        let change = bed.write("x.yaml", broken);
+        assert!(change.is_empty(), "{broken:?}: {change:?}");
+        assert_eq!(change.problems.len(), 1, "{broken:?}");
+        assert_eq!(bed.store.len(), 2, "{broken:?}");
+        assert_eq!(bed.store.unreadable().count(), 1);
+    }
+    std::fs::write(bed.dir.path().join("x.yaml"), [b'a', b':', 0xff]).unwrap();
+    let change = bed.apply();
+    assert_eq!((bed.store.len(), change.problems[0].message.as_str()), (2, "byte 2 is not UTF-8"));
+    assert!(bed.write("x.yaml", &good).is_empty());
+    assert!(bed.store.problems().is_empty() && bed.store.unreadable().count() == 0);
+}
+
+#[test]
+fn of_several_versions_the_first_file_counts() {
+    let mut bed = Bed::new();
+    bed.write("b.yaml", &policy("p", "DENY"));
+    let change = bed.write("c.yaml", &policy("p", "ALLOW"));
+    assert!(change.upserted.is_empty());
+    assert!(change.rejected_changed && bed.store.rejected()[&policy_key("p")].last_good);
+    let problem = &bed.store.problems()[0];
+    assert!(problem.is_error() && problem.file.ends_with("c.yaml"), "{problem}");
+    assert!(problem.message.contains("b.yaml"), "{problem}");
+    let change = bed.write("a.yaml", &policy("p", "ALLOW"));
+    assert_eq!(names(&change.upserted), ["p"]);
+    std::fs::remove_file(bed.dir.path().join("a.yaml")).unwrap();
+    assert_eq!(names(&bed.apply().upserted), ["p"]);
+    std::fs::remove_file(bed.dir.path().join("c.yaml")).unwrap();
+    assert!(bed.apply().rejected_changed);
+    assert!(bed.store.problems().is_empty() && bed.store.rejected().is_empty());
+    // Twice in one file.
+    let change =
+        bed.write("b.yaml", &format!("{}---\n{}", policy("p", "DENY"), policy("p", "ALLOW")));
+    assert!(change.is_empty() || change.upserted.is_empty(), "{change:?}");
+    assert!(bed.store.rejected().contains_key(&policy_key("p")));
+    assert_eq!(bed.store.problems().len(), 1);
+}
+
+#[test]
+fn a_path_that_cannot_be_listed_loses_nothing() {
+    let dir = TempDir::new();
+    let sub = dir.path().join("sub");
+    std::fs::create_dir(&sub).unwrap();
+    std::fs::write(sub.join("a.yaml"), namespace("a", "1")).unwrap();
+    let mut loader = Loader::new([sub.clone()]);
+    let mut store = Store::default();
+    assert_eq!(store.apply(loader.scan()).upserted.len(), 1);
+    std::fs::rename(&sub, dir.path().join("away")).unwrap();
+    let change = store.apply(loader.scan());
+    assert!(change.is_empty() && store.len() == 1, "{change:?}");
+    assert_eq!(change.problems.len(), 1);
+    std::fs::rename(dir.path().join("away"), &sub).unwrap();
+    assert!(store.apply(loader.scan()).is_empty());
+    assert!(store.problems().is_empty());
+    std::fs::remove_file(sub.join("a.yaml")).unwrap();
+    assert_eq!(store.apply(loader.scan()).removed.len(), 1);
+}
+
+#[test]
+fn which_files_count() {
+    let bed = TempDir::new();
+    for (name, object) in [("a.yaml", "a"), ("b.yml", "b"), (".hidden.yaml", "h"), ("c.txt", "t")] {
+        bed.write(name, &namespace(object, "1"));
+    }
+    bed.write(
+        "j.json",
+        "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"j\"}}",
+    );
+    std::fs::create_dir_all(bed.path().join("deep/er")).unwrap();
+    bed.write("deep/er/d.yaml", &namespace("d", "1"));
+    std::os::unix::fs::symlink("..", bed.path().join("deep/loop")).unwrap();
+    std::os::unix::fs::symlink("a.yaml", bed.path().join("z.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", bed.path().join("dangling")).unwrap();
+    let mut store = Store::default();
+    let change = store.apply(Loader::new([bed.path()]).scan());
+    assert_eq!(names(&change.upserted), ["a", "b", "d", "j"]);
+    assert_eq!(change.problems, []);
+    // A file that is given by name may be called as it likes.
+    let change = Store::default().apply(Loader::new([bed.path().join("c.txt")]).scan());
+    assert_eq!(names(&change.upserted), ["t"]);
+    let change = Store::default().apply(Loader::new([bed.path().join("missing.yaml")]).scan());
+    assert_eq!(change.problems.len(), 1);
+}

@@ -1,0 +1,157 @@
+//! What is understood and accepted, but has no effect yet. One line per field: whoever builds the
+//! feature deletes its line.
+//!
+//! Fields of routing get a warning: the object works without them. In the security kinds they are
+//! errors: a policy of which a part is left out could allow what it was written to forbid.
+
+use fairlead_api::Kind;
+
+use super::problem::Severity;
+use super::sink::Sink;
+use super::tree::{Node, Value};
+
+/// Field paths by kind: `[]` stands for every item of a list, `{}` for every entry of a map; an
+/// empty path stands for the kind as a whole.
+const FIELDS: &[(Kind, &str)] = &[
+    (Kind::ServiceEntry, ""),
+    (Kind::WorkloadEntry, ""),
+    (Kind::Gateway, ""),
+    (Kind::Sidecar, ""),
+    // VirtualService
+    (Kind::VirtualService, "spec.http[].redirect"),
+    (Kind::VirtualService, "spec.http[].directResponse"),
+    (Kind::VirtualService, "spec.http[].delegate"),
+    (Kind::VirtualService, "spec.http[].mirror"),
+    (Kind::VirtualService, "spec.http[].mirrors"),
+    (Kind::VirtualService, "spec.http[].mirrorPercent"),
+    (Kind::VirtualService, "spec.http[].mirrorPercentage"),
+    (Kind::VirtualService, "spec.http[].corsPolicy"),
+    (Kind::VirtualService, "spec.http[].match[].scheme"),
+    (Kind::VirtualService, "spec.http[].match[].statPrefix"),
+    (Kind::VirtualService, "spec.http[].retries.retryRemoteLocalities"),
+    (Kind::VirtualService, "spec.http[].fault.delay.exponentialDelay"),
+    (Kind::VirtualService, "spec.http[].fault.abort.http2Error"),
+    (Kind::VirtualService, "spec.tls"),
+    (Kind::VirtualService, "spec.tcp[].match[].sourceSubnet"),
+    // DestinationRule
+    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.consistentHash"),
+    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.localityLbSetting"),
+    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.zoneAwareLbSetting"),
+    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.warmup"),
+    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.warmupDurationSecs"),
+    (Kind::DestinationRule, "spec.trafficPolicy.connectionPool"),
+    (Kind::DestinationRule, "spec.trafficPolicy.outlierDetection"),
+    (Kind::DestinationRule, "spec.trafficPolicy.tunnel"),
+    (Kind::DestinationRule, "spec.trafficPolicy.proxyProtocol"),
+    (Kind::DestinationRule, "spec.trafficPolicy.retryBudget"),
+    (Kind::DestinationRule, "spec.trafficPolicy.portLevelSettings[].loadBalancer.consistentHash"),
+    (Kind::DestinationRule, "spec.trafficPolicy.portLevelSettings[].connectionPool"),
+    (Kind::DestinationRule, "spec.trafficPolicy.portLevelSettings[].outlierDetection"),
+    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.loadBalancer.consistentHash"),
+    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.connectionPool"),
+    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.outlierDetection"),
+    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.tunnel"),
+    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.proxyProtocol"),
+    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.retryBudget"),
+    (Kind::DestinationRule, "spec.workloadSelector"),
+    // AuthorizationPolicy
+    (Kind::AuthorizationPolicy, "spec.targetRef"),
+    (Kind::AuthorizationPolicy, "spec.targetRefs"),
+    (Kind::AuthorizationPolicy, "spec.provider"),
+    (Kind::AuthorizationPolicy, "spec.rules[].from[].source.requestPrincipals"),
+    (Kind::AuthorizationPolicy, "spec.rules[].from[].source.notRequestPrincipals"),
+    (Kind::AuthorizationPolicy, "spec.rules[].from[].source.remoteIpBlocks"),
+    (Kind::AuthorizationPolicy, "spec.rules[].from[].source.notRemoteIpBlocks"),
+    // RequestAuthentication
+    (Kind::RequestAuthentication, ""),
+];
+
+/// The same for MeshConfig, below its own root; always a warning.
+pub(crate) const MESH_FIELDS: &[&str] = &[
+    "tcpKeepalive",
+    "h2UpgradePolicy",
+    "localityLbSetting",
+    "enableTracing",
+    "extensionProviders",
+    "configSources",
+    "defaultServiceExportTo",
+    "defaultVirtualServiceExportTo",
+    "defaultDestinationRuleExportTo",
+];
+
+/// The keys of AuthorizationPolicy conditions that are enforced; `[` begins a name in brackets.
+pub(crate) const ENFORCED_CONDITIONS: &[&str] = &[
+    "request.headers[",
+    "source.ip",
+    "source.namespace",
+    "source.principal",
+    "source.serviceAccount",
+    "source.trustDomain",
+    "destination.ip",
+    "destination.port",
+    "connection.sni",
+];
+
+/// Tells which fields of the object have no effect yet.
+pub(crate) fn tell(kind: Kind, sink: &mut Sink<'_>) {
+    let severity = if kind.is_security() { Severity::Error } else { Severity::Warning };
+    let node = sink.node();
+    for (_, pattern) in FIELDS.iter().filter(|(of, _)| *of == kind) {
+        if pattern.is_empty() {
+            let message = format!("{kind} is accepted, not enforced yet");
+            let (message, allowed) = text(severity, message);
+            sink.add(
+                severity,
+                String::new(),
+                (node.line != 0).then_some(node.line),
+                message,
+                allowed,
+            );
+            continue;
+        }
+        visit(node, pattern, &mut |path, line| {
+            let (message, allowed) = text(severity, "accepted, not enforced yet".to_owned());
+            sink.add(severity, path, (line != 0).then_some(line), message, allowed);
+        });
+    }
+}
+
+fn text(severity: Severity, warning: String) -> (String, &'static str) {
+    match severity {
+        Severity::Warning => (warning, ""),
+        Severity::Error => {
+            ("cannot be enforced yet".to_owned(), "leave it out; the policy is refused until then")
+        }
+    }
+}
+
+/// Calls `found` for every place of the document that the pattern names and that is not empty.
+pub(crate) fn visit(node: &Node<'_>, pattern: &str, found: &mut dyn FnMut(String, u32)) {
+    walk(node, pattern, String::new(), found);
+}
+
+fn walk(node: &Node<'_>, pattern: &str, path: String, found: &mut dyn FnMut(String, u32)) {
+    let (segment, rest) = pattern.split_once('.').unwrap_or((pattern, ""));
+    let name = segment.trim_end_matches("[]").trim_end_matches("{}");
+    let Some(child) = node.get(name) else { return };
+    let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let mut go = |node: &Node<'_>, path: String| {
+        if rest.is_empty() { found(path, node.line) } else { walk(node, rest, path, found) }
+    };
+    match &child.value {
+        Value::Sequence(items) if segment.ends_with("[]") => {
+            for (index, item) in items.iter().enumerate() {
+                go(item, format!("{path}[{index}]"));
+            }
+        }
+        Value::Mapping(entries) if segment.ends_with("{}") => {
+            for (key, value) in entries.iter() {
+                go(value, format!("{path}[{key}]"));
+            }
+        }
+        // An empty list asks for nothing.
+        Value::Sequence(items) if items.is_empty() => {}
+        _ if segment.ends_with(']') || segment.ends_with('}') => {}
+        _ => go(child, path),
+    }
+}

@@ -9,7 +9,7 @@ pub const STREAMS_PER_SESSION: u32 = 256;
 /// 32,768 connections.
 pub const SESSIONS_PER_DESTINATION: usize = 128;
 /// Flow-control credit of one stream: what a stalled application can make this node hold.
-pub const STREAM_WINDOW: u32 = 256 * 1024;
+pub const STREAM_WINDOW: u32 = 512 * 1024;
 /// Credit of a session: as much as all its streams together, so that stalled streams never
 /// exhaust what the others need.
 pub const SESSION_WINDOW: u32 = STREAMS_PER_SESSION * STREAM_WINDOW;

@@ -62,16 +62,19 @@ pub enum End {
 pub async fn relay(
     mut tcp: TcpStream,
     first: Bytes,
-    tunnel: Tunnel,
+    mut tunnel: Tunnel,
     counters: &RelayCounters,
 ) -> RelayEnd {
+    // What was read off the tunnel to look at it, and was not taken, comes first.
+    let rest = std::mem::take(&mut tunnel.rest);
+    let queue: VecDeque<_> = Some(rest).into_iter().filter(|rest| !rest.is_empty()).collect();
     let (read, write) = tcp.split();
     let mut relay = Relay {
         read: Reading::Data(read),
         write,
         tunnel,
         up: Up { chunk: first, buffer: BytesMut::new(), size: READ_MIN, state: Direction::Open },
-        down: Down { queue: VecDeque::new(), state: Direction::Open, ended: false },
+        down: Down { queue, state: Direction::Open, ended: false },
         counters,
     };
     counters.to_tunnel.fetch_add(relay.up.chunk.len() as u64, Ordering::Relaxed);

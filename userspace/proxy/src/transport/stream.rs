@@ -21,7 +21,7 @@ pub struct Tunnel {
     pub(super) send: SendStream<Bytes>,
     pub(super) recv: RecvStream,
     /// What `AsyncRead` has been given and has not read yet.
-    rest: Bytes,
+    pub(super) rest: Bytes,
     _place: Option<Place>,
 }
 

@@ -49,7 +49,7 @@ async fn a_target_without_an_expected_identity_is_refused() {
 async fn a_foreign_trust_domain_is_refused_on_both_sides_unless_it_is_an_alias() {
     let ca = TestCa::new();
     let foreign = SpiffeId::new("other.example".parse().unwrap(), "default", "client").unwrap();
-    let stranger = Node::new(ca.ca.clone(), &[foreign.clone()], HOUR).await;
+    let stranger = Node::new(ca.ca.clone(), std::slice::from_ref(&foreign), HOUR).await;
     let node = Node::new(ca.ca.clone(), &[id("server")], HOUR).await;
     let app = App::relaying_to(echo_app().await);
     let server = Server::start(&node, id("server"), Wire::Native, app.clone()).await;
@@ -68,7 +68,8 @@ async fn a_foreign_trust_domain_is_refused_on_both_sides_unless_it_is_an_alias()
     // The server's side: a client that accepts the server's domain, but is not of it.
     let settings =
         StoreSettings { ttl: HOUR, trust_domain_aliases: vec!["cluster.local".parse().unwrap()] };
-    let tolerant = Node::with_settings(ca.ca.clone(), &[foreign.clone()], settings).await;
+    let tolerant =
+        Node::with_settings(ca.ca.clone(), std::slice::from_ref(&foreign), settings).await;
     let error = tolerant.transport.tunnel(&to, &meta()).await.err().unwrap();
     server.errors.lock().unwrap().retain(|e| matches!(e, TransportError::Peer { .. }));
     let seen = server.error().await;

@@ -1,0 +1,217 @@
+//! The data plane as the daemon sees it: pods come and go, connections are listed, and at the end
+//! everything is drained.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fairlead_config::model::{LocalPod, MtlsMode, Snapshot};
+use fairlead_config::{SnapshotHandle, Subscription};
+use fairlead_telemetry::Telemetry;
+use fairlead_types::{PodSockets, WorkloadId};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::live::{ConnectionInfo, Cut};
+use crate::state::{Pod, Shared};
+use crate::transport::Transport;
+use crate::{accept, inbound, outbound, reach};
+
+/// How often metrics of long connections are brought up to date, and idle HTTP connections are
+/// looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long connections that were cut get to say so.
+const FORCED: Duration = Duration::from_millis(500);
+
+/// Bounds of the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Connections of the node at the same time; one more is refused (`OVERLOAD`).
+    pub connections: usize,
+    /// Connections of one pod.
+    pub connections_per_pod: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { connections: 250_000, connections_per_pod: 50_000 }
+    }
+}
+
+/// What a data plane needs.
+pub struct Deps {
+    /// Where the current configuration is.
+    pub snapshots: SnapshotHandle,
+    /// Sessions to other nodes.
+    pub transport: Arc<Transport>,
+    /// Metrics and access log.
+    pub telemetry: Arc<Telemetry>,
+    /// Bounds.
+    pub settings: Settings,
+}
+
+/// The data plane of one node. Dropping it ends its accept loops and housekeeping; connections
+/// that are open go on.
+pub struct DataPlane {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    housekeeping: [JoinHandle<()>; 2],
+    _subscription: Subscription,
+}
+
+impl DataPlane {
+    /// A data plane without pods. Has to be called within the tokio runtime that is to carry it.
+    #[must_use]
+    pub fn new(deps: Deps) -> Self {
+        let Deps { snapshots, transport, telemetry, settings } = deps;
+        let changed = Arc::new(Notify::new());
+        let notify = Arc::clone(&changed);
+        let subscription = snapshots.subscribe(move |_| notify.notify_one());
+        let shared = Arc::new(Shared::new(snapshots, transport, telemetry, settings));
+        let housekeeping = [
+            tokio::spawn(follow_policy(Arc::clone(&shared), changed)),
+            tokio::spawn(sweep(Arc::clone(&shared))),
+        ];
+        Self { shared, runtime: Handle::current(), housekeeping, _subscription: subscription }
+    }
+
+    /// Takes over the listeners of a pod. A pod of the same name that was added before is
+    /// replaced: its accept loops end.
+    ///
+    /// # Errors
+    /// A listener could not be registered with the event loop.
+    pub fn add_pod(&self, local: Arc<LocalPod>, sockets: PodSockets) -> io::Result<()> {
+        let _context = self.runtime.enter();
+        let listeners = |sockets: Vec<std::net::TcpListener>| {
+            sockets
+                .into_iter()
+                .map(|socket| {
+                    socket.set_nonblocking(true)?;
+                    TcpListener::from_std(socket)
+                })
+                .collect::<io::Result<Vec<_>>>()
+        };
+        let (from_pod, to_pod) = (listeners(sockets.outbound)?, listeners(sockets.inbound)?);
+        let pod = Arc::new(Pod::new(local, sockets.port));
+        if let Some(replaced) = self.shared.insert(Arc::clone(&pod)) {
+            replaced.stop.send_replace(true);
+        }
+        for listener in from_pod {
+            let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
+            let stop = pod.stop.subscribe();
+            self.runtime.spawn(accept::run(listener, stop, move |tcp, peer| {
+                tokio::spawn(outbound::serve(shared.clone(), pod.clone(), tcp, peer));
+            }));
+        }
+        for listener in to_pod {
+            let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
+            let stop = pod.stop.subscribe();
+            self.runtime.spawn(accept::run(listener, stop, move |tcp, _| {
+                tokio::spawn(inbound::serve(shared.clone(), pod.clone(), tcp));
+            }));
+        }
+        Ok(())
+    }
+
+    /// Ends the accept loops of a pod. Its connections go on until they end by themselves.
+    /// `false`: there is no such pod.
+    pub fn remove_pod(&self, id: &WorkloadId) -> bool {
+        let Some(pod) = self.shared.remove(id) else { return false };
+        pod.stop.send_replace(true);
+        pod.pool.clear();
+        let left: HashSet<_> = self.shared.pods().iter().map(|p| p.port.cookie()).collect();
+        self.shared.transport.retain(&left);
+        true
+    }
+
+    /// The pods that are being served.
+    #[must_use]
+    pub fn pods(&self) -> Vec<WorkloadId> {
+        self.shared.pods().iter().map(|pod| pod.id.clone()).collect()
+    }
+
+    /// Every connection at this moment, oldest first.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.shared.live.list()
+    }
+
+    /// Ends in an orderly way: no new connections; HTTP connections are asked to end after their
+    /// current request; up to `deadline` for what is under way, then it is cut. Returns how many
+    /// connections had to be cut.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        let until = Instant::now() + deadline;
+        for pod in self.shared.pods() {
+            pod.stop.send_replace(true);
+        }
+        self.shared.draining.send_replace(true);
+        let transport = Arc::clone(&self.shared.transport);
+        let (_, _) = tokio::join!(
+            transport.drain(deadline),
+            tokio::time::timeout_at(until.into(), self.shared.live.until_empty()),
+        );
+        let left = self.shared.live.count();
+        if left > 0 {
+            self.shared.live.each(|live| live.cut(Cut::Drained));
+            let _ = tokio::time::timeout(FORCED, self.shared.live.until_empty()).await;
+        }
+        left
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        for pod in self.shared.pods() {
+            pod.stop.send_replace(true);
+        }
+        self.housekeeping.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// After every change of configuration, asks the policy of each live connection's destination
+/// again, and cuts what it would not admit any more (row 9.25).
+async fn follow_policy(shared: Arc<Shared>, changed: Arc<Notify>) {
+    /// Changes that come in a burst are looked at together.
+    const SETTLE: Duration = Duration::from_millis(20);
+    loop {
+        changed.notified().await;
+        tokio::time::sleep(SETTLE).await;
+        let snapshot = shared.snapshots.load();
+        shared.live.each(|live| {
+            if let Some((workload, facts)) = live.guarded()
+                && let Some(reason) = refused_now(&snapshot, workload, facts)
+            {
+                tracing::info!(%workload, client = %facts.source, reason, "connection cut");
+                live.cut(Cut::Policy(reason.into()));
+            }
+        });
+    }
+}
+
+fn refused_now(
+    snapshot: &Snapshot,
+    workload: &WorkloadId,
+    facts: &crate::live::Facts,
+) -> Option<String> {
+    // A pod that left the mesh has no policy to ask; its connections go on (issue 2: joining and
+    // leaving disturb nothing).
+    let inbound = snapshot.inbound.get(workload)?;
+    if facts.peer.is_none() && inbound.mtls(facts.destination.port()) == MtlsMode::Strict {
+        return Some(format!("port {} takes mTLS only (STRICT)", facts.destination.port()));
+    }
+    reach::authorize(inbound, facts).err().map(|failure| failure.reason)
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        shared.live.each(crate::live::Live::publish);
+        let now = Instant::now();
+        for pod in shared.pods() {
+            pod.pool.sweep(now);
+        }
+    }
+}

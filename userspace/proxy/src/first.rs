@@ -1,0 +1,69 @@
+//! The first bytes of a client: waiting for them, for a bounded time, and what they say.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::detect::{Sniff, sniff};
+
+/// How long a client of an undeclared port may be silent before its server is given the word. A
+/// server-first protocol must have its banner within 10 ms.
+pub(crate) const SILENCE: Duration = Duration::from_millis(5);
+/// How long a client that began like HTTP may take to the end of its request line.
+const HALF_LINE: Duration = Duration::from_secs(1);
+/// What one read asks for.
+const READ: usize = 4 * 1024;
+
+/// What a client began with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Something else.
+    Bytes,
+    /// Nothing, for as long as was waited.
+    Silent,
+}
+
+/// Reads the first bytes into `buf`, which goes in front of whatever reads the stream next.
+/// `silence` is how long to wait for the first of them; `None` is for ever.
+///
+/// # Errors
+/// The connection broke.
+pub(crate) async fn read_opening(
+    stream: &TcpStream,
+    buf: &mut BytesMut,
+    silence: Option<Duration>,
+) -> io::Result<Opening> {
+    loop {
+        match sniff(buf) {
+            Sniff::Http1 => return Ok(Opening::Http1),
+            Sniff::Http2 => return Ok(Opening::Http2),
+            Sniff::Tls | Sniff::Other => return Ok(Opening::Bytes),
+            Sniff::NeedMore => {}
+        }
+        let wait = if buf.is_empty() { silence } else { Some(HALF_LINE) };
+        let ready = match wait {
+            Some(wait) => timeout(wait, stream.readable()).await,
+            None => Ok(stream.readable().await),
+        };
+        match ready {
+            Ok(ready) => ready?,
+            Err(_) if buf.is_empty() => return Ok(Opening::Silent),
+            Err(_) => return Ok(Opening::Bytes),
+        }
+        buf.reserve(READ);
+        match stream.try_read_buf(buf) {
+            // It has finished sending: what is there is all there is.
+            Ok(0) => return Ok(Opening::Bytes),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A downstream connection that notices a client which begins a request and does not come to the
+//! end of its headers. Waiting between requests is free; hyper's own timeout would end that too.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// Requests of one connection that are being answered.
+#[derive(Clone, Default)]
+pub(super) struct InFlight(Arc<AtomicUsize>);
+
+/// One of them.
+pub(super) struct Answering(Arc<AtomicUsize>);
+
+impl InFlight {
+    pub(super) fn enter(&self) -> Answering {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Answering(Arc::clone(&self.0))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pin_project! {
+    /// The connection.
+    pub(super) struct SlowHead<T> {
+        #[pin]
+        inner: T,
+        in_flight: InFlight,
+        limit: Duration,
+        head: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<T> SlowHead<T> {
+    pub(super) fn new(inner: T, in_flight: InFlight, limit: Duration) -> Self {
+        Self { inner, in_flight, limit, head: None }
+    }
+}
+
+impl<T: AsyncRead> AsyncRead for SlowHead<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let before = buf.filled().len();
+        match this.inner.poll_read(cx, buf) {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                // Bytes while nothing is being answered are the beginning of a request.
+                if !this.in_flight.is_idle() {
+                    *this.head = None;
+                } else if this.head.is_none() {
+                    *this.head = Some(Box::pin(sleep(*this.limit)));
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => {
+                if !this.in_flight.is_idle() {
+                    *this.head = None;
+                }
+                let Some(head) = this.head else { return Poll::Pending };
+                ready!(head.as_mut().poll(cx));
+                *this.head = None;
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "request header timeout")))
+            }
+            other => other,
+        }
+    }
+}
+
+impl<T: AsyncWrite> AsyncWrite for SlowHead<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        // An answer goes out: the request's head was complete.
+        *this.head = None;
+        this.inner.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().inner.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().inner.poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        *this.head = None;
+        this.inner.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}

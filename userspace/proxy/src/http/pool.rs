@@ -1,0 +1,213 @@
+//! HTTP connections that wait for their next request, per pod: to the pod's own application, and
+//! from the pod to elsewhere. HTTP/1 connections are taken and given back; HTTP/2 connections are
+//! shared.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::{http1, http2};
+use parking_lot::Mutex;
+
+use crate::body::Body;
+use crate::state::Pod;
+
+/// HTTP/1 connections to one place that wait at most.
+const IDLE_PER_KEY: usize = 256;
+/// And in one pod's pool altogether.
+const IDLE: usize = 4096;
+/// How long a connection waits for its next request.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+/// Requests on one HTTP/2 connection before another one is opened beside it.
+const PER_HTTP2: usize = 100;
+/// HTTP/2 connections to one place at most; beyond it they are shared by more.
+const HTTP2_PER_KEY: usize = 16;
+
+/// What makes two requests take the same connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// The other end.
+    pub(crate) to: SocketAddr,
+    /// The way there.
+    pub(crate) via: Via,
+    /// Whether HTTP/2 is spoken.
+    pub(crate) http2: bool,
+}
+
+/// How a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Via {
+    /// To the pod's application, which sees this client address.
+    Delivery(IpAddr),
+    /// In plaintext, out of the pod's namespace.
+    Plain,
+    /// Through a tunnel of the transport.
+    Tunnel,
+}
+
+/// A connection to send a request on.
+pub(crate) enum Sender {
+    Http1(http1::SendRequest<Body>),
+    Http2(
+        http2::SendRequest<Body>,
+        #[expect(dead_code, reason = "counts as long as it lives")] Busy,
+    ),
+}
+
+/// Counts a request on a shared connection.
+pub(crate) struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn enter(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection whose response is being read. Dropped instead of given back, an HTTP/1
+/// connection ends.
+pub(crate) struct Lease {
+    pod: Arc<Pod>,
+    key: Key,
+    sender: Sender,
+}
+
+impl Lease {
+    pub(crate) fn new(pod: &Arc<Pod>, key: Key, sender: Sender) -> Self {
+        Self { pod: Arc::clone(pod), key, sender }
+    }
+
+    /// The response has been read to its end.
+    pub(crate) fn give_back(self) {
+        if let Sender::Http1(sender) = self.sender
+            && !sender.is_closed()
+        {
+            self.pod.pool.put(self.key, sender);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    /// The one that waited least is last.
+    idle: Vec<(http1::SendRequest<Body>, Instant)>,
+    shared: Vec<Shared>,
+}
+
+struct Shared {
+    sender: http2::SendRequest<Body>,
+    busy: Arc<AtomicUsize>,
+    used: Instant,
+}
+
+#[derive(Default)]
+struct Slots {
+    map: HashMap<Key, Slot>,
+    idle: usize,
+}
+
+/// The pool of one pod.
+#[derive(Default)]
+pub(crate) struct Pool {
+    slots: Mutex<Slots>,
+}
+
+impl Pool {
+    /// A connection that is open and free, if there is one.
+    pub(crate) async fn take(&self, key: &Key) -> Option<Sender> {
+        if key.http2 {
+            return self.share(key);
+        }
+        loop {
+            let mut sender = {
+                let mut slots = self.slots.lock();
+                let (sender, _) = slots.map.get_mut(key)?.idle.pop()?;
+                slots.idle -= 1;
+                sender
+            };
+            // It was given back when its response had been read; its own task may need a moment
+            // longer to see that, and may have seen meanwhile that the other side closed it.
+            let mut patience = 2;
+            let ready = poll_fn(|cx| match sender.poll_ready(cx) {
+                Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
+                Poll::Pending if patience == 0 => Poll::Ready(false),
+                Poll::Pending => {
+                    patience -= 1;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            });
+            if ready.await {
+                return Some(Sender::Http1(sender));
+            }
+        }
+    }
+
+    fn share(&self, key: &Key) -> Option<Sender> {
+        let mut slots = self.slots.lock();
+        let shared = &mut slots.map.get_mut(key)?.shared;
+        shared.retain(|c| !c.sender.is_closed());
+        let full = shared.len() >= HTTP2_PER_KEY;
+        let least = shared.iter_mut().min_by_key(|c| c.busy.load(Ordering::Relaxed))?;
+        if least.busy.load(Ordering::Relaxed) >= PER_HTTP2 && !full {
+            return None;
+        }
+        least.used = Instant::now();
+        Some(Sender::Http2(least.sender.clone(), Busy::enter(&least.busy)))
+    }
+
+    /// Adds a new HTTP/2 connection and takes the first place on it.
+    pub(crate) fn add_http2(&self, key: &Key, sender: http2::SendRequest<Body>) -> Sender {
+        let busy = Arc::default();
+        let taken = Sender::Http2(sender.clone(), Busy::enter(&busy));
+        let mut slots = self.slots.lock();
+        let slot = slots.map.entry(key.clone()).or_default();
+        if slot.shared.len() < HTTP2_PER_KEY {
+            slot.shared.push(Shared { sender, busy, used: Instant::now() });
+        }
+        taken
+    }
+
+    fn put(&self, key: Key, sender: http1::SendRequest<Body>) {
+        let mut slots = self.slots.lock();
+        if slots.idle >= IDLE {
+            return;
+        }
+        let slot = slots.map.entry(key).or_default();
+        if slot.idle.len() < IDLE_PER_KEY {
+            slot.idle.push((sender, Instant::now()));
+            slots.idle += 1;
+        }
+    }
+
+    /// Closes what has waited for long, and forgets what is closed.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let mut slots = self.slots.lock();
+        let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE_TIME;
+        let mut idle = 0;
+        slots.map.retain(|_, slot| {
+            slot.idle.retain(|(sender, since)| fresh(*since) && !sender.is_closed());
+            slot.shared.retain(|c| {
+                !c.sender.is_closed() && (c.busy.load(Ordering::Relaxed) > 0 || fresh(c.used))
+            });
+            idle += slot.idle.len();
+            !slot.idle.is_empty() || !slot.shared.is_empty()
+        });
+        slots.idle = idle;
+    }
+
+    /// Closes everything that waits.
+    pub(crate) fn clear(&self) {
+        *self.slots.lock() = Slots::default();
+    }
+}

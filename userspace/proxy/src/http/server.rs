@@ -1,0 +1,156 @@
+//! Downstream HTTP connections: limits, the version, draining.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::arrive::Arrival;
+use super::exchange::Reported;
+use super::io::{InFlight, SlowHead};
+use super::service;
+use crate::body::Body;
+use crate::live::Entry;
+use crate::outbound::Outgoing;
+use crate::sock::Prefixed;
+
+/// A request's line and headers together.
+const HEADERS: usize = 64 * 1024;
+/// A client may take this long from the first byte of a request to the end of its headers.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// Concurrent requests of one HTTP/2 connection.
+const STREAMS: u32 = 1024;
+/// Streams that a client may open and reset before they were looked at (rapid reset,
+/// CVE-2023-44487).
+const PENDING_RESETS: usize = 64;
+/// Streams that we reset because the client broke the protocol.
+const ERROR_RESETS: usize = 1024;
+/// Credit of a stream and of a connection: what a slow application can make us hold.
+const WINDOWS: (u32, u32) = (256 * 1024, 4 * 1024 * 1024);
+/// What a stream may have buffered for sending.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Serves a connection that a pod of this node began.
+pub(crate) async fn serve_outbound(
+    outgoing: Outgoing,
+    io: Prefixed<TcpStream>,
+    http2: bool,
+    entry: &Entry,
+) {
+    let draining = outgoing.caller.shared.draining.subscribe();
+    let outgoing = Arc::new(outgoing);
+    serve(io, http2, entry, draining, move |request, upgrade| {
+        service::outbound(Arc::clone(&outgoing), request, upgrade)
+    })
+    .await;
+}
+
+/// Serves a connection to a pod of this node.
+pub(crate) async fn serve_inbound<T>(arrival: Arrival, io: Prefixed<T>, http2: bool, entry: &Entry)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let draining = arrival.receiver.shared.draining.subscribe();
+    let arrival = Arc::new(arrival);
+    serve(io, http2, entry, draining, move |request, upgrade| {
+        let arrival = Arc::clone(&arrival);
+        async move { arrival.serve(request, upgrade).await }
+    })
+    .await;
+}
+
+async fn serve<T, F, R>(
+    io: T,
+    http2: bool,
+    entry: &Entry,
+    mut draining: watch::Receiver<bool>,
+    handle: F,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Body>, Option<hyper::upgrade::OnUpgrade>) -> R + Send + 'static,
+    R: Future<Output = Response<Reported>> + Send + 'static,
+{
+    let in_flight = InFlight::default();
+    let io = TokioIo::new(SlowHead::new(io, in_flight.clone(), HEADER_TIME));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let answering = in_flight.enter();
+        let switches = super::request::may_switch(&request);
+        let upgrade = switches.then(|| hyper::upgrade::on(&mut request));
+        let response = handle(request.map(Body::Incoming), upgrade);
+        async move {
+            let response = response.await;
+            drop(answering);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut draining = pin!(async move {
+        // An error means that the data plane is gone; its connections go on.
+        if draining.wait_for(|drain| *drain).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    });
+    let cut = entry.until_cut();
+    let result = if http2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADERS as u32)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_local_error_reset_streams(ERROR_RESETS)
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_send_buf_size(SEND_BUFFER)
+            .auto_date_header(false)
+            .serve_connection(io, service);
+        let mut connection = pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = &mut draining => {
+                connection.as_mut().graceful_shutdown();
+                finish(connection, entry).await
+            }
+            _ = cut => Ok(()),
+        }
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .preserve_header_case(true)
+            .max_header_size(HEADERS)
+            .auto_date_header(false)
+            .serve_connection(io, service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = &mut draining => {
+                connection.as_mut().graceful_shutdown();
+                finish(connection, entry).await
+            }
+            _ = cut => Ok(()),
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "downstream HTTP connection ended");
+    }
+}
+
+/// What is under way goes on, until it is done or the drain's deadline passes.
+async fn finish<C>(connection: C, entry: &Entry) -> Result<(), hyper::Error>
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    tokio::select! {
+        result = connection => result,
+        _ = entry.until_cut() => Ok(()),
+    }
+}

@@ -1,0 +1,243 @@
+//! Requests that switch protocols: WebSocket and other upgrades, and CONNECT. After the switch
+//! both sides are bytes.
+
+use std::time::Duration;
+
+use fairlead_config::model::Snapshot;
+use fairlead_types::ResponseFlags;
+use http::{Method, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::arrive::{self, Arrival};
+use super::exchange::{Exchange, Reported};
+use super::headers;
+use super::local_reply::LocalReply;
+use super::send::{self, TryError, open_http1};
+use super::service::Plan;
+use crate::body::Body;
+use crate::labels::{self, Sides};
+use crate::outbound::Outgoing;
+use crate::reach::{self, Way};
+use crate::transport::{Tunnel, UpgradeOffer, UpgradeOutcome, Wire};
+
+/// Buffer of each direction after the switch.
+const BUFFER: usize = 16 * 1024;
+
+/// The client's side of a switch.
+pub(super) enum Downstream {
+    /// An HTTP connection.
+    Http(OnUpgrade),
+    /// A stream of another node.
+    Stream(UpgradeOffer),
+}
+
+/// The server's side of a switch, once it has answered.
+enum Upstream {
+    /// It switched.
+    Switched(Response<()>, UpstreamIo),
+    /// It answered otherwise.
+    Declined(Response<Body>),
+}
+
+enum UpstreamIo {
+    Http(OnUpgrade),
+    Stream(Tunnel),
+}
+
+/// A request of a pod of this node.
+pub(super) async fn outbound(
+    outgoing: &Outgoing,
+    snapshot: &Snapshot,
+    plan: &Plan<'_>,
+    request: Request<()>,
+    downstream: OnUpgrade,
+    mut exchange: Box<Exchange>,
+) -> Response<Reported> {
+    let switched = reach_out(outgoing, snapshot, plan, request, &mut exchange).await;
+    join(switched, Downstream::Http(downstream), exchange).await
+}
+
+async fn reach_out(
+    outgoing: &Outgoing,
+    snapshot: &Snapshot,
+    plan: &Plan<'_>,
+    mut request: Request<()>,
+    exchange: &mut Exchange,
+) -> Result<Upstream, LocalReply> {
+    let caller = &outgoing.caller;
+    let choice = &plan.choice;
+    let chosen = choice.pick(&[]).ok_or_else(LocalReply::no_healthy_upstream)?;
+    let addr = chosen.addr;
+    exchange.upstream = Some(addr);
+    if let Some(workload) = &chosen.workload {
+        exchange.parties.destination =
+            labels::workload(&caller.shared.telemetry, snapshot, workload);
+    }
+    let way = caller.way(snapshot, choice, &chosen).map_err(|f| TryError::from(f).reply)?;
+    exchange.endpoint = Some(chosen);
+    let timeout = choice.connect_timeout();
+    let reached = match way {
+        Way::Local { pod, inbound } => {
+            exchange.parties.sides = Sides::Both;
+            exchange.parties.verified = Some(caller.workload.identity.clone());
+            let facts = caller.facts(addr);
+            arrive::authorize(&inbound, &facts, &request)?;
+            arrive::identify(&inbound, &facts, &mut request);
+            let io = reach::deliver(&pod, caller.client_for(addr), addr, timeout).await;
+            over_http1(io.map_err(|f| TryError::from(f).reply)?, request).await
+        }
+        Way::Plain => {
+            let io = caller.connect_plain(addr, timeout).await;
+            over_http1(io.map_err(|f| TryError::from(f).reply)?, request).await
+        }
+        Way::Mesh(target) => {
+            let service = choice.as_cluster().map(|c| &*c.service.host);
+            let meta = caller.meta(addr, service);
+            let transport = &caller.shared.transport;
+            match target.wire() {
+                Wire::Hbone => {
+                    let tunnel = transport.tunnel(&target, &meta).await;
+                    over_http1(tunnel.map_err(|e| TryError::from(e).reply)?, request).await
+                }
+                Wire::Native => match transport.upgrade(&target, &meta, request).await {
+                    Ok(UpgradeOutcome::Switched(response, tunnel)) => {
+                        Ok(Upstream::Switched(response, UpstreamIo::Stream(tunnel)))
+                    }
+                    Ok(UpgradeOutcome::Declined(response)) => Ok(Upstream::Declined(response)),
+                    Err(error) => Err(error.into()),
+                },
+            }
+        }
+    };
+    reached.map_err(|error: TryError| error.reply)
+}
+
+/// A request that was admitted at the pod that it is for.
+pub(super) async fn to_application(
+    arrival: &Arrival,
+    request: Request<Body>,
+    downstream: Downstream,
+    mut exchange: Box<Exchange>,
+) -> Response<Reported> {
+    let timeout: Duration = arrival.receiver.shared.snapshots.with(|s| s.mesh.connect_timeout);
+    let reached = async {
+        let to = arrival.dst.0;
+        let io = reach::deliver(&arrival.receiver.pod, arrival.client, to, timeout)
+            .await
+            .map_err(|f| TryError::from(f).reply)?;
+        exchange.upstream_local = io.local_addr().ok();
+        over_http1(io, request.map(|_| ())).await.map_err(|e| e.reply)
+    };
+    let reached = reached.await;
+    join(reached, downstream, exchange).await
+}
+
+/// Asks an HTTP/1 server to switch.
+async fn over_http1<T>(io: T, request: Request<()>) -> Result<Upstream, TryError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connect = request.method() == Method::CONNECT;
+    let mut request = request.map(|()| Body::Empty);
+    headers::to_http1(&mut request);
+    let mut sender = open_http1(TokioIo::new(io)).await?;
+    let mut response = sender.send_request(request).await.map_err(|e| send::failed(&e, false))?;
+    let switched = match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => !connect,
+        status => connect && status.is_success(),
+    };
+    if !switched {
+        let mut response = response.map(Body::Incoming);
+        send::pass_back(&mut response, false);
+        return Ok(Upstream::Declined(response));
+    }
+    let io = UpstreamIo::Http(hyper::upgrade::on(&mut response));
+    Ok(Upstream::Switched(response.map(|_| ()), io))
+}
+
+/// Answers the client, and carries bytes from then on.
+async fn join(
+    reached: Result<Upstream, LocalReply>,
+    downstream: Downstream,
+    mut exchange: Box<Exchange>,
+) -> Response<Reported> {
+    let (response, upstream) = match reached {
+        Err(reply) => {
+            let response = exchange.local(&reply);
+            return decline(response, downstream, exchange).await;
+        }
+        Ok(Upstream::Declined(response)) => return decline(response, downstream, exchange).await,
+        Ok(Upstream::Switched(response, upstream)) => (response, upstream),
+    };
+    exchange.service_time = Some(exchange.elapsed());
+    exchange.note_response(response.status().as_u16(), response.headers());
+    let mut response = response.map(|()| Body::Empty);
+    let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    send::pass_back(&mut response, upgraded);
+    match downstream {
+        Downstream::Http(client) => {
+            tokio::spawn(async move {
+                let Ok(client) = client.await else { return };
+                carry_to(TokioIo::new(client), upstream, exchange).await;
+            });
+            response.map(Reported::silent)
+        }
+        Downstream::Stream(offer) => {
+            if let Ok(client) = offer.switch(response.map(|_| ())) {
+                carry_to(client, upstream, exchange).await;
+            }
+            Response::new(Reported::silent(Body::Empty))
+        }
+    }
+}
+
+async fn decline(
+    response: Response<Body>,
+    downstream: Downstream,
+    exchange: Box<Exchange>,
+) -> Response<Reported> {
+    let response = exchange.respond(response, None);
+    match downstream {
+        Downstream::Http(_) => response,
+        Downstream::Stream(offer) => {
+            offer.decline(response.map(Body::boxed)).await;
+            Response::new(Reported::silent(Body::Empty))
+        }
+    }
+}
+
+async fn carry_to<C>(client: C, upstream: UpstreamIo, exchange: Box<Exchange>)
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    match upstream {
+        UpstreamIo::Stream(tunnel) => carry(client, tunnel, exchange).await,
+        UpstreamIo::Http(upstream) => {
+            if let Ok(upstream) = upstream.await {
+                carry(client, TokioIo::new(upstream), exchange).await;
+            }
+        }
+    }
+}
+
+/// Carries until both sides have ended, one broke, or a drain ends.
+async fn carry<C, U>(mut client: C, mut upstream: U, mut exchange: Box<Exchange>)
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send,
+    U: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let (client, upstream) = (&mut client, &mut upstream);
+    match tokio::io::copy_bidirectional_with_sizes(client, upstream, BUFFER, BUFFER).await {
+        Ok((sent, received)) => {
+            exchange.request_bytes.store(sent, std::sync::atomic::Ordering::Relaxed);
+            exchange.response_bytes = received;
+        }
+        Err(error) => {
+            exchange.flags = ResponseFlags::UpstreamConnectionTermination;
+            exchange.reason = Some(format!("the connection broke: {error}").into());
+        }
+    }
+    exchange.finish();
+}

@@ -1,0 +1,180 @@
+//! Connections that a pod of this node began: where they wanted to go, what they speak, and from
+//! there to bytes ([`crate::l4`]) or HTTP ([`crate::http`]).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use fairlead_config::model::{Outbound, OutboundPolicy, Snapshot};
+use fairlead_policy::SourceView;
+use fairlead_telemetry::{ServiceLabels, WorkloadLabels};
+use fairlead_types::{AppProtocol, OriginalDst, Refusal};
+use tokio::net::TcpStream;
+
+use crate::first::{Opening, SILENCE, read_opening};
+use crate::http::server;
+use crate::l4::{self, Carried};
+use crate::labels::{self, Parties, Sides};
+use crate::live::{Direction, Entry};
+use crate::reach::Caller;
+use crate::report::{TcpReport, Verdict};
+use crate::sock::{self, Prefixed};
+use crate::state::{Pod, Shared};
+
+/// A captured connection, and where it wanted to go.
+#[derive(Clone)]
+pub(crate) struct Outgoing {
+    pub(crate) caller: Caller,
+    pub(crate) dst: OriginalDst,
+    pub(crate) target: Outbound,
+}
+
+impl Outgoing {
+    pub(crate) fn source(&self) -> SourceView<'_> {
+        let workload = &self.caller.workload;
+        SourceView {
+            labels: &workload.labels,
+            namespace: &workload.namespace,
+            ip: self.caller.client_for(self.dst.0).ip(),
+        }
+    }
+
+    /// What the destination port is said to speak.
+    fn protocol(&self, snapshot: &Snapshot) -> AppProtocol {
+        match &self.target {
+            Outbound::Service(port) => port.protocol,
+            Outbound::Workload(workload) => snapshot
+                .target_port(&workload.id, self.dst.port())
+                .map_or(AppProtocol::Detect, |port| port.protocol),
+            // Routes by authority, and the refusal that HTTP deserves, need to know what it is.
+            Outbound::Unknown if self.http_concerns_unknown(snapshot) => AppProtocol::Detect,
+            Outbound::Unknown => AppProtocol::Tcp,
+        }
+    }
+
+    fn http_concerns_unknown(&self, snapshot: &Snapshot) -> bool {
+        snapshot.mesh.outbound == OutboundPolicy::RegistryOnly
+            || !snapshot.virtual_hosts.exact.is_empty()
+            || !snapshot.virtual_hosts.wildcard.is_empty()
+    }
+
+    /// Who talks to whom, before there is an endpoint.
+    pub(crate) fn parties(&self, snapshot: &Snapshot) -> Parties {
+        let shared = &self.caller.shared;
+        let service = match &self.target {
+            Outbound::Service(port) => shared.labels.service(&port.service),
+            Outbound::Workload(workload) => snapshot
+                .target_port(&workload.id, self.dst.port())
+                .map_or_else(ServiceLabels::unknown, |t| shared.labels.service(&t.service)),
+            Outbound::Unknown if snapshot.mesh.outbound == OutboundPolicy::RegistryOnly => {
+                ServiceLabels::black_hole()
+            }
+            Outbound::Unknown => ServiceLabels::pass_through("unknown"),
+        };
+        let destination = match &self.target {
+            Outbound::Workload(w) => labels::workload(&shared.telemetry, snapshot, w),
+            _ => WorkloadLabels::unknown(),
+        };
+        Parties {
+            source: labels::workload(&shared.telemetry, snapshot, &self.caller.workload),
+            destination,
+            service,
+            sides: Sides::Source,
+            verified: None,
+        }
+    }
+}
+
+/// Serves one connection at a pod's outbound listener.
+pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
+    let snapshot = shared.snapshots.load();
+    let caller = Caller {
+        workload: pod.workload(&snapshot),
+        shared: Arc::clone(&shared),
+        pod: Arc::clone(&pod),
+        peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+    };
+    let taken = pod.port.take_original_dst(peer);
+    let admission = shared.admit(&pod);
+    let (dst, known) = match &taken {
+        Ok(dst) => (OriginalDst::canonical(dst.0), true),
+        // Nothing better is known to name in the log.
+        Err(_) => (OriginalDst(tcp.local_addr().unwrap_or(peer)), false),
+    };
+    let target = if known { snapshot.outbound(dst) } else { Outbound::Unknown };
+    let outgoing = Outgoing { caller, dst, target };
+    let client = outgoing.caller.client_for(dst.0).0;
+    let identity = Some(outgoing.caller.workload.identity.clone());
+    let entry = shared.live.add(Direction::Outbound, &pod.id, client, dst.0, identity);
+    let mut report = TcpReport::new(&shared, entry, outgoing.parties(&snapshot), client, dst.0);
+    if let Err(miss) = taken {
+        shared.counters.flow_miss.inc();
+        report.verdict = Verdict::refused(Refusal::NetworkPolicy, miss.to_string());
+        return sock::reset(tcp);
+    }
+    if admission.is_err() {
+        report.verdict = Verdict::refused(Refusal::Overload, OVER_BOUND);
+        return sock::reset(tcp);
+    }
+    carry(outgoing, snapshot, tcp, report).await;
+}
+
+pub(crate) const OVER_BOUND: &str = "the number of connections is at its bound";
+
+async fn carry(outgoing: Outgoing, snapshot: Arc<Snapshot>, tcp: TcpStream, mut report: TcpReport) {
+    let protocol = outgoing.protocol(&snapshot);
+    let mut first = BytesMut::new();
+    let opening = if protocol.is_http() {
+        // Whatever comes is for the HTTP parser, which answers garbage with 400; only the
+        // version has to be known, and a client may take its time before the first request.
+        let opening = tokio::select! {
+            opening = read_opening(&tcp, &mut first, None) => opening,
+            cut = report.entry.until_cut() => {
+                report.verdict = Verdict { reason: Some(cut.to_string().into()), ..Verdict::default() };
+                return sock::reset(tcp);
+            }
+        };
+        opening.map(|o| if o == Opening::Http2 { o } else { Opening::Http1 })
+    } else if protocol.needs_detection() && !outgoing.caller.shared.is_server_first(&outgoing.dst.0)
+    {
+        read_opening(&tcp, &mut first, Some(SILENCE)).await
+    } else if protocol.needs_detection() {
+        Ok(Opening::Silent)
+    } else {
+        Ok(Opening::Bytes)
+    };
+    let opening = match opening {
+        Ok(opening) => opening,
+        Err(error) => {
+            report.verdict.flags = fairlead_types::ResponseFlags::DownstreamConnectionTermination;
+            report.verdict.reason = Some(format!("the client broke off: {error}").into());
+            return;
+        }
+    };
+    let http2 = match opening {
+        Opening::Http1 => false,
+        Opening::Http2 => true,
+        Opening::Bytes | Opening::Silent => {
+            let silent = opening == Opening::Silent;
+            match l4::carry(&outgoing, &snapshot, tcp, first, silent, &mut report).await {
+                Carried::Done => return,
+                Carried::Http { tcp, first, http2 } => {
+                    return http(outgoing, tcp, first, http2, report).await;
+                }
+            }
+        }
+    };
+    http(outgoing, tcp, first, http2, report).await;
+}
+
+async fn http(
+    outgoing: Outgoing,
+    tcp: TcpStream,
+    first: BytesMut,
+    http2: bool,
+    mut report: TcpReport,
+) {
+    report.becomes_http();
+    let entry: &Entry = &report.entry;
+    server::serve_outbound(outgoing, Prefixed::new(first.freeze(), tcp), http2, entry).await;
+}

@@ -1,0 +1,374 @@
+//! How an endpoint is reached from a pod of this node, and connecting to it.
+//!
+//! An enrolled destination is reached through the mesh or not at all: on this node directly into
+//! its namespace after its own authorization, on another one by the transport. Plaintext is for
+//! destinations that are not in the mesh.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_config::model::{
+    Cluster, Endpoint, Inbound, PeerWire, Snapshot, UpstreamTls, Workload,
+};
+use fairlead_policy::ConnView;
+use fairlead_policy::authz::Verdict as Authorization;
+use fairlead_policy::balance::{self, LoadGuard};
+use fairlead_types::{ClientAddr, Refusal, ResponseFlags, SpiffeId};
+use http::HeaderValue;
+use tokio::net::TcpStream;
+
+use crate::live::Facts;
+use crate::random::random;
+use crate::report::Verdict;
+use crate::sock;
+use crate::state::{Pod, Shared, address_like};
+use crate::transport::{StreamMeta, Target, TransportError, Tunnel, Wire};
+
+/// Port of HBONE (Istio ambient).
+pub(crate) const HBONE_PORT: u16 = 15008;
+/// Endpoints that one connection or request tries at most, where each refuses to be connected.
+pub(crate) const CONNECT_ATTEMPTS: usize = 5;
+
+/// A pod of this node that wants to reach something, on behalf of one connection.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) workload: Arc<Workload>,
+    /// The application's own address, as its socket has it.
+    pub(crate) peer: SocketAddr,
+}
+
+/// What an endpoint is chosen from.
+#[derive(Clone)]
+pub(crate) enum Choice {
+    /// The endpoints of a cluster.
+    Cluster(Arc<Cluster>),
+    /// The address that the application asked for.
+    Direct {
+        /// The address.
+        addr: SocketAddr,
+        /// Who is there, when it is known.
+        workload: Option<Arc<Workload>>,
+        /// `connectTimeout` of the mesh.
+        connect_timeout: Duration,
+    },
+}
+
+/// An endpoint that was chosen; its load is counted as long as this lives.
+pub(crate) struct Chosen {
+    /// Its index in the cluster, for exclusion by a retry.
+    pub(crate) index: usize,
+    pub(crate) addr: SocketAddr,
+    pub(crate) workload: Option<Arc<Workload>>,
+    _load: Option<LoadGuard>,
+}
+
+impl Choice {
+    /// The choice for `addr` itself.
+    pub(crate) fn direct(snapshot: &Snapshot, addr: SocketAddr) -> Self {
+        Self::Direct {
+            addr,
+            workload: snapshot.workloads.get(&addr.ip()).cloned(),
+            connect_timeout: snapshot.mesh.connect_timeout,
+        }
+    }
+
+    /// The choice for a cluster: itself, or `asked` where its balancer passes that through.
+    pub(crate) fn cluster(snapshot: &Snapshot, cluster: &Arc<Cluster>, asked: SocketAddr) -> Self {
+        if cluster.policy.balancer == balance::LoadBalancer::Passthrough {
+            return Self::direct(snapshot, asked);
+        }
+        Self::Cluster(Arc::clone(cluster))
+    }
+
+    pub(crate) fn as_cluster(&self) -> Option<&Arc<Cluster>> {
+        match self {
+            Self::Cluster(cluster) => Some(cluster),
+            Self::Direct { .. } => None,
+        }
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        match self {
+            Self::Cluster(cluster) => cluster.policy.connect_timeout,
+            Self::Direct { connect_timeout, .. } => *connect_timeout,
+        }
+    }
+
+    fn tls(&self) -> &UpstreamTls {
+        match self {
+            Self::Cluster(cluster) => &cluster.policy.tls,
+            Self::Direct { .. } => &UpstreamTls::Auto,
+        }
+    }
+
+    /// How many different endpoints there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Cluster(cluster) => cluster.endpoints.len(),
+            Self::Direct { .. } => 1,
+        }
+    }
+
+    /// Picks an endpoint, one that is not in `tried` where there is one.
+    pub(crate) fn pick(&self, tried: &[usize]) -> Option<Chosen> {
+        match self {
+            Self::Cluster(cluster) => {
+                let endpoints: &[Arc<Endpoint>] = &cluster.endpoints;
+                let balancer = &cluster.policy.balancer;
+                let index = balance::pick(balancer, &cluster.state, endpoints, tried, random())?;
+                let endpoint = endpoints.get(index)?;
+                Some(Chosen {
+                    index,
+                    addr: endpoint.addr,
+                    workload: endpoint.workload.clone(),
+                    _load: Some(endpoint.load.enter()),
+                })
+            }
+            Self::Direct { addr, workload, .. } => {
+                Some(Chosen { index: 0, addr: *addr, workload: workload.clone(), _load: None })
+            }
+        }
+    }
+}
+
+/// The way to an endpoint.
+pub(crate) enum Way {
+    /// An enrolled pod of this node.
+    Local {
+        /// Its namespace.
+        pod: Arc<Pod>,
+        /// Its policy.
+        inbound: Arc<Inbound>,
+    },
+    /// Not in the mesh: plaintext, from the source's namespace.
+    Plain,
+    /// Elsewhere in the mesh.
+    Mesh(Target),
+}
+
+/// Why an endpoint was not reached.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) class: Refusal,
+    pub(crate) flags: ResponseFlags,
+    pub(crate) reason: String,
+    /// Whether another endpoint may be tried: nothing has been sent.
+    pub(crate) elsewhere: bool,
+}
+
+impl Failure {
+    fn new(class: Refusal, reason: impl Into<String>, elsewhere: bool) -> Self {
+        let reason = reason.into();
+        let flags = Verdict::refused(class, "").flags;
+        Self { class, flags, reason, elsewhere }
+    }
+
+    pub(crate) fn verdict(self) -> Verdict {
+        Verdict {
+            refusal: Some(self.class),
+            flags: self.flags,
+            reason: Some(self.reason.into()),
+            details: None,
+        }
+    }
+
+    /// A system call that failed.
+    pub(crate) fn io(to: SocketAddr, error: &io::Error) -> Self {
+        let class = match error.raw_os_error() {
+            // EMFILE, ENFILE, ENOMEM, ENOBUFS: this node's shortage.
+            Some(24 | 23 | 12 | 105) => Refusal::Overload,
+            _ => Refusal::Connect,
+        };
+        Self::new(class, format!("connecting to {to}: {error}"), true)
+    }
+}
+
+impl From<TransportError> for Failure {
+    fn from(error: TransportError) -> Self {
+        Self {
+            class: error.refusal(),
+            flags: error.flags(),
+            elsewhere: error.is_safe_to_retry(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// A connected upstream of bytes.
+pub(crate) enum Upstream {
+    Tcp(TcpStream),
+    Tunnel(Box<Tunnel>),
+}
+
+impl Caller {
+    /// The client's address as the destination is to see it: the pod's own, with the port of the
+    /// application's socket. (Capture makes the socket's own address a loopback one.)
+    pub(crate) fn client_for(&self, to: SocketAddr) -> ClientAddr {
+        let ip = address_like(&self.workload, to.ip()).unwrap_or_else(|| self.peer.ip());
+        ClientAddr(SocketAddr::new(ip, self.peer.port()))
+    }
+
+    /// What the destination's policy is told of this connection.
+    pub(crate) fn facts(&self, to: SocketAddr) -> Facts {
+        Facts {
+            peer: Some(self.workload.identity.clone()),
+            source: self.client_for(to).0,
+            destination: to,
+        }
+    }
+
+    /// The way to an endpoint.
+    pub(crate) fn way(
+        &self,
+        snapshot: &Snapshot,
+        choice: &Choice,
+        chosen: &Chosen,
+    ) -> Result<Way, Failure> {
+        let tls = choice.tls();
+        if let UpstreamTls::Refused { reason } = tls {
+            return Err(Failure::new(Refusal::NoRoute, &**reason, false));
+        }
+        let Some(workload) = chosen.workload.as_ref() else {
+            return plain(tls, chosen.addr);
+        };
+        let expected = |identity: &SpiffeId| match tls {
+            UpstreamTls::Mutual { sans } if !sans.is_empty() => sans.contains(identity),
+            _ => true,
+        };
+        if let (true, Some(inbound)) = (workload.enrolled, snapshot.inbound.get(&workload.id)) {
+            if !expected(&workload.identity) {
+                return Err(Failure::new(
+                    Refusal::IdentityError,
+                    format!("{} is not among the subjectAltNames wanted", workload.identity),
+                    true,
+                ));
+            }
+            return match self.shared.pod(&workload.id) {
+                Some(pod) => Ok(Way::Local { pod, inbound: Arc::clone(inbound) }),
+                // Delivering past its capture would be delivering past its policy.
+                None => Err(Failure::new(
+                    Refusal::Connect,
+                    format!("pod {} of this node is enrolled but not captured yet", workload.id),
+                    true,
+                )),
+            };
+        }
+        let (wire, connect_to) = match workload.wire {
+            PeerWire::Native => (Wire::Native, chosen.addr),
+            PeerWire::Hbone => (Wire::Hbone, SocketAddr::new(chosen.addr.ip(), HBONE_PORT)),
+            PeerWire::Plain if workload.enrolled => {
+                return Err(Failure::new(
+                    Refusal::IdentityError,
+                    format!("pod {} is enrolled but nothing says how to reach it", workload.id),
+                    true,
+                ));
+            }
+            PeerWire::Plain => return plain(tls, chosen.addr),
+        };
+        let expect: Arc<[SpiffeId]> = match tls {
+            UpstreamTls::Mutual { sans } if !sans.is_empty() => sans.iter().cloned().collect(),
+            _ => Arc::new([workload.identity.clone()]),
+        };
+        Ok(Way::Mesh(Target::new(
+            wire,
+            Arc::clone(&self.pod.port),
+            self.workload.identity.clone(),
+            connect_to,
+            chosen.addr,
+            expect,
+        )))
+    }
+
+    /// Connects for bytes. Authorization of a local destination comes first.
+    pub(crate) async fn connect(
+        &self,
+        way: &Way,
+        to: SocketAddr,
+        timeout: Duration,
+        service: Option<&str>,
+    ) -> Result<Upstream, Failure> {
+        match way {
+            Way::Local { pod, inbound } => {
+                authorize(inbound, &self.facts(to))?;
+                let stream = deliver(pod, self.client_for(to), to, timeout).await?;
+                Ok(Upstream::Tcp(stream))
+            }
+            Way::Plain => Ok(Upstream::Tcp(self.connect_plain(to, timeout).await?)),
+            Way::Mesh(target) => {
+                let meta = self.meta(to, service);
+                let tunnel = self.shared.transport.tunnel(target, &meta).await?;
+                Ok(Upstream::Tunnel(Box::new(tunnel)))
+            }
+        }
+    }
+
+    /// Connects in plaintext from the pod's own namespace.
+    pub(crate) async fn connect_plain(
+        &self,
+        to: SocketAddr,
+        timeout: Duration,
+    ) -> Result<TcpStream, Failure> {
+        let io = |e| Failure::io(to, &e);
+        let socket = self.pod.port.outbound_socket(to).map_err(io)?;
+        sock::connect(socket, to, timeout).await.map_err(io)
+    }
+
+    /// What the transport tells the other node of this connection.
+    pub(crate) fn meta(&self, to: SocketAddr, service: Option<&str>) -> StreamMeta {
+        let w = &self.workload;
+        let cluster = self.shared.snapshots.with(|s| Arc::clone(&s.mesh.cluster_name));
+        StreamMeta {
+            client: self.client_for(to),
+            baggage: crate::transport::baggage(
+                &cluster,
+                &w.namespace,
+                "deployment",
+                &w.workload_name,
+                &w.canonical_name,
+                &w.canonical_revision,
+            ),
+            service: service.and_then(|s| HeaderValue::from_str(s).ok()),
+        }
+    }
+}
+
+fn plain(tls: &UpstreamTls, to: SocketAddr) -> Result<Way, Failure> {
+    match tls {
+        UpstreamTls::Mutual { .. } => Err(Failure::new(
+            Refusal::IdentityError,
+            format!("a DestinationRule wants ISTIO_MUTUAL, but {to} is not in the mesh"),
+            true,
+        )),
+        _ => Ok(Way::Plain),
+    }
+}
+
+/// Asks the destination's policy about a connection.
+pub(crate) fn authorize(inbound: &Inbound, facts: &Facts) -> Result<(), Failure> {
+    let view = ConnView {
+        peer: facts.peer.as_ref(),
+        source: facts.source,
+        destination: facts.destination,
+        sni: None,
+    };
+    match inbound.authz.connection(&view) {
+        Authorization::Allow => Ok(()),
+        Authorization::Deny(reason) => Err(Failure::new(Refusal::Deny, reason.to_string(), false)),
+    }
+}
+
+/// Connects to the application of a pod, which sees `client` as its peer.
+pub(crate) async fn deliver(
+    pod: &Pod,
+    client: ClientAddr,
+    to: SocketAddr,
+    timeout: Duration,
+) -> Result<TcpStream, Failure> {
+    let io = |e| Failure::io(to, &e);
+    let socket = pod.port.delivery_socket(client, to).map_err(io)?;
+    sock::connect(socket, to, timeout).await.map_err(io)
+}

@@ -1,0 +1,223 @@
+//! Sockets: connecting through a pod's namespace, refusing with a reset, looking at first bytes,
+//! and putting bytes that were read back in front of a stream.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use pin_project_lite::pin_project;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Connects a socket that a pod's port made.
+///
+/// # Errors
+/// The connection failed, or `timeout` passed ([`io::ErrorKind::TimedOut`]).
+pub(crate) async fn connect(
+    fd: OwnedFd,
+    to: SocketAddr,
+    timeout: Duration,
+) -> io::Result<TcpStream> {
+    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(fd));
+    let stream = tokio::time::timeout(timeout, socket.connect(to))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timeout"))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// From here on, dropping the socket sends a RST instead of a FIN.
+pub(crate) fn reset_on_drop(stream: &TcpStream) {
+    // Fails only on a socket that is already dead.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Closes with a RST: the client sees a refusal, not an orderly end.
+pub(crate) fn reset(stream: TcpStream) {
+    reset_on_drop(&stream);
+    drop(stream);
+}
+
+/// Sends the FIN.
+pub(crate) fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).shutdown(Shutdown::Write)
+}
+
+/// Looks at the first bytes, without taking them, until `judge` has a verdict. `judge` sees what
+/// is there and whether the peer has finished sending; then it must decide.
+///
+/// The verdict leaves the stream readable for whoever reads it next. A caller that gives up
+/// before (timeout) may only close the stream, or read it after more bytes have come: see
+/// [`peek_some`] for a wait that can be given up.
+///
+/// # Errors
+/// Reading failed, or the peer finished and `judge` did not decide.
+pub(crate) async fn peek_until<T>(
+    stream: &TcpStream,
+    buf: &mut [u8],
+    mut judge: impl FnMut(&[u8], bool) -> Option<T>,
+) -> io::Result<T> {
+    loop {
+        let finished = stream.ready(Interest::READABLE).await?.is_read_closed();
+        // The look happens inside `try_io`, so that readiness which arrives meanwhile is kept
+        // when "not enough yet" clears the readiness of before.
+        let looked = stream.try_io(Interest::READABLE, || {
+            let mut read = ReadBuf::new(buf);
+            match stream.poll_peek(&mut Context::from_waker(Waker::noop()), &mut read) {
+                Poll::Ready(Ok(n)) => match judge(read.filled(), finished || n == 0) {
+                    Some(verdict) => Ok(verdict),
+                    None if finished || n == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+                    None => Err(io::ErrorKind::WouldBlock.into()),
+                },
+                Poll::Ready(Err(e)) => Err(e),
+                // The task's turn is over, or another reader was quicker.
+                Poll::Pending => Err(io::ErrorKind::Interrupted.into()),
+            }
+        });
+        match looked {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => tokio::task::yield_now().await,
+            other => return other,
+        }
+    }
+}
+
+/// Waits until there is at least a byte, or the end, for at most `wait`; takes nothing. `false`:
+/// the time passed.
+///
+/// # Errors
+/// Reading failed.
+pub(crate) async fn peek_some(stream: &TcpStream, wait: Duration) -> io::Result<bool> {
+    match tokio::time::timeout(wait, stream.peek(&mut [0])).await {
+        Ok(result) => result.map(|_| true),
+        Err(_) => Ok(false),
+    }
+}
+
+pin_project! {
+    /// A stream with bytes in front of it that were read already.
+    pub(crate) struct Prefixed<T> {
+        prefix: Bytes,
+        #[pin]
+        inner: T,
+    }
+}
+
+impl<T> Prefixed<T> {
+    pub(crate) fn new(prefix: Bytes, inner: T) -> Self {
+        Self { prefix, inner }
+    }
+}
+
+impl<T: AsyncRead> AsyncRead for Prefixed<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.project();
+        if this.prefix.is_empty() {
+            return this.inner.poll_read(cx, buf);
+        }
+        let n = this.prefix.len().min(buf.remaining());
+        buf.put_slice(&this.prefix[..n]);
+        this.prefix.advance(n);
+        if this.prefix.is_empty() {
+            *this.prefix = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite> AsyncWrite for Prefixed<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.project().inner.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().inner.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().inner.poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.project().inner.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, server) = tokio::join!(client, listener.accept());
+        (client.unwrap(), server.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn peeking_waits_for_enough_and_takes_nothing() {
+        let (mut client, mut server) = pair().await;
+        let writer = tokio::spawn(async move {
+            for byte in b"abcdef" {
+                client.write_all(&[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            client
+        });
+        let mut buf = [0; 16];
+        let seen =
+            peek_until(&server, &mut buf, |b, _| (b.len() >= 5).then(|| b.to_vec())).await.unwrap();
+        assert!(seen.starts_with(b"abcde"));
+        drop(writer.await.unwrap());
+        let mut all = Vec::new();
+        server.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"abcdef");
+    }
+
+    #[tokio::test]
+    async fn peeking_ends_when_the_peer_does() {
+        let (mut client, server) = pair().await;
+        client.write_all(b"ab").await.unwrap();
+        let mut buf = [0; 16];
+        let look = peek_until(&server, &mut buf, |b, end| (end || b.len() > 2).then_some(b.len()));
+        let (seen, ()) = tokio::join!(look, async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            drop(client);
+        });
+        assert_eq!(seen.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn prefix_comes_first() {
+        let (mut client, server) = pair().await;
+        client.write_all(b"cd").await.unwrap();
+        drop(client);
+        let mut all = Vec::new();
+        Prefixed::new(Bytes::from_static(b"ab"), server).read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"abcd");
+    }
+}

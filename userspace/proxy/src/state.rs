@@ -1,0 +1,206 @@
+//! What all connections of the daemon share, and what they share per pod.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use fairlead_config::SnapshotHandle;
+use fairlead_config::model::{LocalPod, Snapshot, Workload};
+use fairlead_telemetry::{Counter, Telemetry};
+use fairlead_types::{PodPort, Refusal, WorkloadId};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::dataplane::Settings;
+use crate::http::pool::Pool;
+use crate::labels::LabelCache;
+use crate::live::Registry;
+use crate::transport::Transport;
+
+/// Addresses that are remembered as server-first at most; beyond it the memory starts anew.
+const SERVER_FIRST_MAX: usize = 4096;
+
+/// One pod of this node.
+pub(crate) struct Pod {
+    pub(crate) id: WorkloadId,
+    /// What enrolment said; the snapshot may know it better.
+    local: Arc<LocalPod>,
+    pub(crate) port: Arc<dyn PodPort>,
+    /// HTTP connections that wait for the next request: to the pod's own application, and from
+    /// the pod to elsewhere.
+    pub(crate) pool: Pool,
+    connections: AtomicUsize,
+    /// `true` ends the accept loops.
+    pub(crate) stop: watch::Sender<bool>,
+}
+
+impl Pod {
+    pub(crate) fn new(local: Arc<LocalPod>, port: Arc<dyn PodPort>) -> Self {
+        Self {
+            id: local.workload.id.clone(),
+            local,
+            port,
+            pool: Pool::default(),
+            connections: AtomicUsize::new(0),
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    /// The pod as `snapshot` describes it, else as it was described when it was added.
+    pub(crate) fn workload(&self, snapshot: &Snapshot) -> Arc<Workload> {
+        let local = snapshot.local.get(&self.id).unwrap_or(&self.local);
+        Arc::clone(&local.workload)
+    }
+}
+
+/// The address of a workload that goes with `like`: of the same family where it has one.
+pub(crate) fn address_like(workload: &Workload, like: IpAddr) -> Option<IpAddr> {
+    let same = workload.ips.iter().find(|ip| ip.is_ipv4() == like.is_ipv4());
+    same.or_else(|| workload.ips.first()).copied()
+}
+
+/// Counters of the data plane itself.
+pub(crate) struct Counters {
+    /// Captured connections without a flow entry.
+    pub(crate) flow_miss: Counter,
+    /// Connections refused because of a bound: by pod, and by node.
+    pub(crate) overload: [Counter; 2],
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) snapshots: SnapshotHandle,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) settings: Settings,
+    pub(crate) live: Arc<Registry>,
+    pub(crate) labels: LabelCache,
+    pub(crate) counters: Counters,
+    /// `true` once the daemon drains.
+    pub(crate) draining: watch::Sender<bool>,
+    pods: ArcSwap<HashMap<WorkloadId, Arc<Pod>>>,
+    connections: AtomicUsize,
+    server_first: RwLock<HashSet<SocketAddr>>,
+}
+
+/// A place among the bounded number of connections.
+pub(crate) struct Admission {
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.pod.connections.fetch_sub(1, Ordering::Relaxed);
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        snapshots: SnapshotHandle,
+        transport: Arc<Transport>,
+        telemetry: Arc<Telemetry>,
+        settings: Settings,
+    ) -> Self {
+        let registry = telemetry.registry();
+        let overload = |bound| {
+            registry.counter(
+                "fairlead_connections_over_bound_total",
+                "Connections refused because the number of connections is bounded.",
+                &[("bound", bound)],
+            )
+        };
+        let counters = Counters {
+            flow_miss: registry.counter(
+                "fairlead_flow_miss_total",
+                "Connections at a capture listener that no flow entry explains; refused.",
+                &[],
+            ),
+            overload: [overload("pod"), overload("node")],
+        };
+        Self {
+            snapshots,
+            transport,
+            telemetry,
+            settings,
+            live: Arc::default(),
+            labels: LabelCache::default(),
+            counters,
+            draining: watch::Sender::new(false),
+            pods: ArcSwap::default(),
+            connections: AtomicUsize::new(0),
+            server_first: RwLock::default(),
+        }
+    }
+
+    /// A pod of this node whose namespace is ours to use.
+    pub(crate) fn pod(&self, id: &WorkloadId) -> Option<Arc<Pod>> {
+        self.pods.load().get(id).cloned()
+    }
+
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.load().values().cloned().collect()
+    }
+
+    /// Adds a pod, returning the one that it replaces.
+    pub(crate) fn insert(&self, pod: Arc<Pod>) -> Option<Arc<Pod>> {
+        let mut replaced = None;
+        self.pods.rcu(|pods| {
+            let mut pods = HashMap::clone(pods);
+            replaced = pods.insert(pod.id.clone(), Arc::clone(&pod));
+            pods
+        });
+        replaced
+    }
+
+    pub(crate) fn remove(&self, id: &WorkloadId) -> Option<Arc<Pod>> {
+        let mut removed = None;
+        self.pods.rcu(|pods| {
+            let mut pods = HashMap::clone(pods);
+            removed = pods.remove(id);
+            pods
+        });
+        removed
+    }
+
+    /// Takes a place for a connection of `pod`, if there is one.
+    pub(crate) fn admit(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Admission, Refusal> {
+        let of_pod = pod.connections.fetch_add(1, Ordering::Relaxed);
+        let of_node = self.connections.fetch_add(1, Ordering::Relaxed);
+        // From here on dropping it gives the place back.
+        let admission = Admission { shared: Arc::clone(self), pod: Arc::clone(pod) };
+        if of_pod >= self.settings.connections_per_pod {
+            self.counters.overload[0].inc();
+            return Err(Refusal::Overload);
+        }
+        if of_node >= self.settings.connections {
+            self.counters.overload[1].inc();
+            return Err(Refusal::Overload);
+        }
+        Ok(admission)
+    }
+
+    /// Whether the server behind `addr` was seen to speak first.
+    pub(crate) fn is_server_first(&self, addr: &SocketAddr) -> bool {
+        self.server_first.read().contains(addr)
+    }
+
+    /// Remembers who speaks first behind `addr`, so that later connections need not wait.
+    pub(crate) fn note_server_first(&self, addr: SocketAddr, server_first: bool) {
+        if self.is_server_first(&addr) == server_first {
+            return;
+        }
+        let mut known = self.server_first.write();
+        if server_first {
+            if known.len() >= SERVER_FIRST_MAX {
+                known.clear();
+            }
+            known.insert(addr);
+        } else {
+            known.remove(&addr);
+        }
+    }
+}

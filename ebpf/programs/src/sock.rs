@@ -40,9 +40,10 @@ pub fn source(sk: *mut bpf_sock) -> Addr {
     }
 }
 
-/// `cgroup/sock_create`: an application of an enrolled pod opens a socket. MPTCP connects its
-/// subflows inside the kernel, where no connect hook looks, and SCTP and DCCP have none at all;
-/// programs that prefer MPTCP fall back to TCP when it cannot be had.
+/// `cgroup/sock_create`: an application of an enrolled pod opens a socket. SCTP and DCCP would pass
+/// capture altogether. MPTCP would not, but no hook can show such a socket its peer, and towards an
+/// excluded destination it could open paths of its own; programs that prefer it fall back to TCP
+/// when it cannot be had.
 #[cgroup_sock(sock_create)]
 pub fn sock_create(ctx: SockContext) -> i32 {
     // SAFETY: the program's context.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use fairlead_abi::{Counter, PodEntry, Settings, pod_flags};
 use fairlead_types::{NetnsCookie, WorkloadId};
 
+use crate::diagnostics;
 use crate::error::{CaptureError, Step};
 use crate::maps::{MAX_PODS_READ, Maps, PinDir, pods_of_version};
 use crate::place;
@@ -29,6 +30,8 @@ pub struct Capture {
     pub(crate) inner: Arc<Inner>,
     /// Dropped last of all: it ends the sweeper.
     _sweeper: mpsc::Sender<()>,
+    /// Likewise for the reader of the programs' log.
+    _diagnostics: Option<mpsc::Sender<()>>,
 }
 
 /// What the handle and the pods' ports share.
@@ -85,7 +88,7 @@ impl Capture {
             max_flows: settings.max_flows,
             diagnostics: settings.diagnostics,
         };
-        let hooks = loading.hooks()?;
+        let mut hooks = loading.hooks()?;
         let maps = Arc::new(Maps::open(&pins.maps())?);
         maps.settings
             .insert(
@@ -102,6 +105,11 @@ impl Capture {
         sweep::clear(&maps).step(|| "clearing old flows".into())?;
         hooks.attach(cgroup.as_fd(), &pins.links())?;
         hooks.pin(&pins.programs())?;
+        let diagnostics = if settings.diagnostics {
+            Some(diagnostics::start(hooks.logger()?).step(|| "starting diagnostics".into())?)
+        } else {
+            None
+        };
         for old in pins.other_versions().step(|| "listing old versions".into())? {
             fs::remove_dir_all(&old).step(|| format!("removing {}", old.display()))?;
         }
@@ -121,7 +129,7 @@ impl Capture {
             _lock: lock,
         });
         let sweeper = start_sweeper(Arc::downgrade(&inner))?;
-        Ok(Self { inner, _sweeper: sweeper })
+        Ok(Self { inner, _sweeper: sweeper, _diagnostics: diagnostics })
     }
 
     /// The cookie of the host's network namespace, which is never captured.

@@ -12,6 +12,7 @@
 mod addr;
 mod capture;
 mod clean;
+mod diagnostics;
 mod enroll;
 mod error;
 mod features;

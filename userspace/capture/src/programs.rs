@@ -7,8 +7,10 @@ use std::path::Path;
 
 use aya::programs::{CgroupSock, CgroupSockAddr, ProgramFd, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya_log::EbpfLogger;
 use fairlead_types::NetnsCookie;
 
+use crate::diagnostics::ToTracing;
 use crate::error::{CaptureError, Step};
 use crate::maps::{PINNED_MAPS, PinDir};
 use crate::sys::bpf::{self, AttachType};
@@ -96,6 +98,12 @@ impl Hooks {
     fn fd(&self, name: &str) -> Result<&ProgramFd, CaptureError> {
         let program = self.ebpf.program(name).ok_or_else(|| missing(name))?;
         program.fd().map_err(|error| CaptureError::Load(chain(&error)))
+    }
+
+    /// The reader of what the programs log.
+    pub(crate) fn logger(&mut self) -> Result<EbpfLogger<ToTracing>, CaptureError> {
+        EbpfLogger::init_with_logger(&mut self.ebpf, ToTracing)
+            .map_err(|error| CaptureError::Load(format!("diagnostics: {}", chain(&error))))
     }
 
     /// Pins the programs, for people who look; the links hold them anyway.

@@ -119,6 +119,18 @@ impl Held {
                 drop(fd);
                 Ok("made".into())
             }
+            // socket-keep NAME PROTOCOL, connect-kept NAME ADDR: in two steps.
+            ["socket-keep", name, protocol] => {
+                let protocol = protocol.parse().expect("a number");
+                let fd = raw_socket(libc::AF_INET, libc::SOCK_STREAM, protocol)?;
+                self.streams.insert((*name).into(), fd.into());
+                Ok("made".into())
+            }
+            ["connect-kept", name, to] => {
+                let stream = &self.streams[*name];
+                connect_fd(stream, to.parse().expect("address"))?;
+                Ok(format!("peer={}", stream.peer_addr()?))
+            }
             // Opens COUNT connections and keeps them.
             ["many", count, to] => {
                 let to: SocketAddr = to.parse().expect("address");

@@ -59,6 +59,24 @@ fn fast_open() {
     assert_eq!(node.counter(Counter::CapturedOutbound), 2);
 }
 
+/// An MPTCP socket from before its pod joined: its first subflow is captured like any connection,
+/// and the daemon's plain listener keeps it from opening others.
+#[test]
+fn mptcp_client_from_before() {
+    let wire = Wire::new();
+    let node = Node::new();
+    let mut app = App::new(&wire.pod);
+    let made = app.ask(&format!("socket-keep c {IPPROTO_MPTCP}"));
+    if UNSUPPORTED.contains(&made.as_str()) {
+        return;
+    }
+    let pod = node.enroll(&wire.pod);
+    let to = addr(PEER4, 9000);
+    app.order(&format!("connect-kept c {to}"));
+    assert_eq!(take(&pod, false).1.0, to);
+    app.answer();
+}
+
 /// A server that chose MPTCP before its pod joined (Go's default) still serves, and still sees who
 /// its clients are, or at least nobody false.
 #[test]

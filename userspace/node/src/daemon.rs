@@ -371,7 +371,7 @@ fn follow_mesh(
     configuration: &Configuration,
     telemetry: &Arc<Telemetry>,
 ) -> (Arc<Mutex<Vec<Entry>>>, Subscription) {
-    let problems = Arc::new(Mutex::new(Vec::new()));
+    let problems: Arc<Mutex<Vec<Entry>>> = Arc::default();
     let kept = Arc::clone(&problems);
     let telemetry = Arc::clone(telemetry);
     let file = settings.log.access_log_file.clone();

@@ -106,6 +106,18 @@ impl Store {
         self.objects.get(key)
     }
 
+    /// The file whose version of an object counts.
+    #[must_use]
+    pub fn file_of(&self, key: &ObjectKey) -> Option<&Arc<PathBuf>> {
+        self.holders.get(key)?.first()
+    }
+
+    /// How many files there are.
+    #[must_use]
+    pub fn file_count(&self) -> usize {
+        self.files.len()
+    }
+
     /// All objects, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Resource)> {
         self.objects.iter()

@@ -11,49 +11,20 @@ use super::sink::Sink;
 use super::tree::{Node, Value};
 
 /// Field paths by kind: `[]` stands for every item of a list, `{}` for every entry of a map; an
-/// empty path stands for the kind as a whole.
+/// empty path stands for the kind as a whole. What the compiler answers with a refusal (503, a
+/// closed connection) is not here: it says so itself.
 const FIELDS: &[(Kind, &str)] = &[
     (Kind::ServiceEntry, ""),
     (Kind::WorkloadEntry, ""),
     (Kind::Gateway, ""),
     (Kind::Sidecar, ""),
     // VirtualService
-    (Kind::VirtualService, "spec.http[].redirect"),
-    (Kind::VirtualService, "spec.http[].directResponse"),
-    (Kind::VirtualService, "spec.http[].delegate"),
     (Kind::VirtualService, "spec.http[].mirror"),
     (Kind::VirtualService, "spec.http[].mirrors"),
     (Kind::VirtualService, "spec.http[].mirrorPercent"),
     (Kind::VirtualService, "spec.http[].mirrorPercentage"),
     (Kind::VirtualService, "spec.http[].corsPolicy"),
-    (Kind::VirtualService, "spec.http[].match[].scheme"),
     (Kind::VirtualService, "spec.http[].match[].statPrefix"),
-    (Kind::VirtualService, "spec.http[].retries.retryRemoteLocalities"),
-    (Kind::VirtualService, "spec.http[].fault.delay.exponentialDelay"),
-    (Kind::VirtualService, "spec.http[].fault.abort.http2Error"),
-    (Kind::VirtualService, "spec.tls"),
-    (Kind::VirtualService, "spec.tcp[].match[].sourceSubnet"),
-    // DestinationRule
-    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.consistentHash"),
-    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.localityLbSetting"),
-    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.zoneAwareLbSetting"),
-    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.warmup"),
-    (Kind::DestinationRule, "spec.trafficPolicy.loadBalancer.warmupDurationSecs"),
-    (Kind::DestinationRule, "spec.trafficPolicy.connectionPool"),
-    (Kind::DestinationRule, "spec.trafficPolicy.outlierDetection"),
-    (Kind::DestinationRule, "spec.trafficPolicy.tunnel"),
-    (Kind::DestinationRule, "spec.trafficPolicy.proxyProtocol"),
-    (Kind::DestinationRule, "spec.trafficPolicy.retryBudget"),
-    (Kind::DestinationRule, "spec.trafficPolicy.portLevelSettings[].loadBalancer.consistentHash"),
-    (Kind::DestinationRule, "spec.trafficPolicy.portLevelSettings[].connectionPool"),
-    (Kind::DestinationRule, "spec.trafficPolicy.portLevelSettings[].outlierDetection"),
-    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.loadBalancer.consistentHash"),
-    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.connectionPool"),
-    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.outlierDetection"),
-    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.tunnel"),
-    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.proxyProtocol"),
-    (Kind::DestinationRule, "spec.subsets[].trafficPolicy.retryBudget"),
-    (Kind::DestinationRule, "spec.workloadSelector"),
     // AuthorizationPolicy
     (Kind::AuthorizationPolicy, "spec.targetRef"),
     (Kind::AuthorizationPolicy, "spec.targetRefs"),
@@ -66,6 +37,32 @@ const FIELDS: &[(Kind, &str)] = &[
     (Kind::RequestAuthentication, ""),
 ];
 
+/// Fields of a DestinationRule's traffic policies, wherever one stands.
+const TRAFFIC_POLICY: &[&str] = &[
+    "loadBalancer.consistentHash",
+    "loadBalancer.localityLbSetting",
+    "loadBalancer.zoneAwareLbSetting",
+    "loadBalancer.warmup",
+    "loadBalancer.warmupDurationSecs",
+    "connectionPool.tcp.maxConnections",
+    "connectionPool.tcp.tcpKeepalive",
+    "connectionPool.tcp.maxConnectionDuration",
+    "connectionPool.tcp.idleTimeout",
+    "connectionPool.http",
+    "outlierDetection",
+    "tunnel",
+    "proxyProtocol",
+    "retryBudget",
+];
+
+/// Where a DestinationRule has traffic policies.
+const TRAFFIC_POLICIES: &[&str] = &[
+    "spec.trafficPolicy",
+    "spec.trafficPolicy.portLevelSettings[]",
+    "spec.subsets[].trafficPolicy",
+    "spec.subsets[].trafficPolicy.portLevelSettings[]",
+];
+
 /// The same for MeshConfig, below its own root; always a warning.
 pub(crate) const MESH_FIELDS: &[&str] = &[
     "tcpKeepalive",
@@ -74,6 +71,7 @@ pub(crate) const MESH_FIELDS: &[&str] = &[
     "enableTracing",
     "extensionProviders",
     "configSources",
+    "defaultConfig",
     "defaultServiceExportTo",
     "defaultVirtualServiceExportTo",
     "defaultDestinationRuleExportTo",
@@ -96,23 +94,23 @@ pub(crate) const ENFORCED_CONDITIONS: &[&str] = &[
 pub(crate) fn tell(kind: Kind, sink: &mut Sink<'_>) {
     let severity = if kind.is_security() { Severity::Error } else { Severity::Warning };
     let node = sink.node();
-    for (_, pattern) in FIELDS.iter().filter(|(of, _)| *of == kind) {
-        if pattern.is_empty() {
-            let message = format!("{kind} is accepted, not enforced yet");
-            let (message, allowed) = text(severity, message);
-            sink.add(
-                severity,
-                String::new(),
-                (node.line != 0).then_some(node.line),
-                message,
-                allowed,
-            );
-            continue;
-        }
+    let mut fields = |pattern: &str| {
         visit(node, pattern, &mut |path, line| {
             let (message, allowed) = text(severity, "accepted, not enforced yet".to_owned());
             sink.add(severity, path, (line != 0).then_some(line), message, allowed);
         });
+    };
+    for (_, pattern) in FIELDS.iter().filter(|(of, pattern)| *of == kind && !pattern.is_empty()) {
+        fields(pattern);
+    }
+    if kind == Kind::DestinationRule {
+        for policy in TRAFFIC_POLICIES {
+            TRAFFIC_POLICY.iter().for_each(|field| fields(&format!("{policy}.{field}")));
+        }
+    }
+    if FIELDS.iter().any(|(of, pattern)| *of == kind && pattern.is_empty()) {
+        let (message, allowed) = text(severity, format!("{kind} is accepted, not enforced yet"));
+        sink.add(severity, String::new(), (node.line != 0).then_some(node.line), message, allowed);
     }
 }
 

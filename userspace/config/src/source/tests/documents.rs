@@ -316,7 +316,8 @@ fn mesh_settings() {
         [
             "warning 11 data[mesh].ingressClass",
             "warning 12 data[mesh].defaultConfig.tracing",
-            "warning 10 data[mesh].enableTracing"
+            "warning 10 data[mesh].enableTracing",
+            "warning 12 data[mesh].defaultConfig"
         ]
     );
     let Resource::ConfigMap(map) = &parsed.objects[0] else { panic!() };

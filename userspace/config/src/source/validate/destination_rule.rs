@@ -212,10 +212,6 @@ fn client_tls(value: &ClientTlsSettings, at: &Path<'_>, sink: &mut Sink<'_>) {
         ("caCertificates", &value.ca_certificates),
         ("caCrl", &value.ca_crl),
     ];
-    if value.mode != ClientTlsMode::IstioMutual {
-        let message = format!("{:?} is accepted, not enforced yet: the mesh decides", value.mode);
-        sink.warn(&at.field("mode"), message, "ISTIO_MUTUAL");
-    }
     match value.mode {
         ClientTlsMode::IstioMutual => {
             for (field, text) in

@@ -37,6 +37,10 @@ pub(in super::super) fn virtual_service(object: &VirtualService, sink: &mut Sink
     }
     hosts(&spec.hosts, in_mesh, &at.field("hosts"), sink);
     checks::gateways(sink, &at.field("gateways"), &spec.gateways);
+    if !in_mesh && !delegate {
+        let message = "gateways are accepted, not enforced yet: this has no effect";
+        sink.warn(&at.field("gateways"), message, "mesh among them, or nothing");
+    }
     checks::export_to(sink, &at.field("exportTo"), &spec.export_to, &object.metadata.namespace);
 
     if spec.http.is_empty() && spec.tls.is_empty() && spec.tcp.is_empty() {

@@ -87,3 +87,7 @@ pub(crate) fn from_unix(seconds: i64) -> SystemTime {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     if seconds < 0 { SystemTime::UNIX_EPOCH - distance } else { SystemTime::UNIX_EPOCH + distance }
 }
+
+#[cfg(test)]
+#[path = "svid_tests.rs"]
+mod tests;

@@ -161,3 +161,7 @@ impl Hello<'_> {
         Ok((h2 && offered == 1).then_some(Wire::Hbone))
     }
 }
+
+#[cfg(test)]
+#[path = "client_hello_tests.rs"]
+mod tests;

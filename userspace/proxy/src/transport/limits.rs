@@ -14,7 +14,7 @@ pub const STREAM_WINDOW: u32 = 512 * 1024;
 /// exhaust what the others need.
 pub const SESSION_WINDOW: u32 = STREAMS_PER_SESSION * STREAM_WINDOW;
 /// What a stream may have buffered for sending.
-pub const STREAM_SEND_BUFFER: usize = 256 * 1024;
+pub const STREAM_SEND_BUFFER: usize = 512 * 1024;
 /// Largest frame payload that is announced and sent.
 pub const FRAME_SIZE: u32 = 64 * 1024;
 /// Largest decoded header list. It also bounds CONTINUATION frames: a header block may not need

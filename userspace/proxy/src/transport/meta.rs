@@ -334,3 +334,7 @@ pub(super) fn incoming_upgrade(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "meta_tests.rs"]
+mod tests;

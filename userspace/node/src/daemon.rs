@@ -11,12 +11,15 @@
 //! maps, and refuses.
 
 use std::net::TcpListener as StdListener;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use fairlead_capture::{Capture, CaptureSettings, Feature, UnknownNetns as CaptureUnknown};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use fairlead_capture::{
+    Capture, CaptureError, CaptureSettings, Feature, UnknownNetns as CaptureUnknown,
+};
 use fairlead_config::model::{AccessLogEncoding, AccessLogSettings, LocalPod, MeshSettings};
 use fairlead_config::{SnapshotHandle, Subscription};
 use fairlead_identity::{CaClient, CaDirectory, IdentityStore, StoreSettings};
@@ -31,6 +34,7 @@ use tokio::runtime::Runtime;
 use crate::admin::Server;
 use crate::configuration::{Configuration, Entry, refused};
 use crate::enrolment::{Carrier, Enrolment, Surroundings};
+use crate::logging::Logging;
 use crate::metrics::Sources;
 use crate::pages::{Shown, pages};
 use crate::process::raise_descriptor_limit;
@@ -54,14 +58,21 @@ impl Carrier for DataPlane {
     }
 }
 
-/// Runs the daemon to its end.
-///
-/// # Errors
-/// It cannot start, or something that it cannot do without has ended; the text says what to do.
-pub fn run(settings: &Settings) -> anyhow::Result<()> {
-    let level = logging::start(&settings.log).map_err(anyhow::Error::msg)?;
-    supervise::log_panics();
+/// Runs the daemon to its end. Why it cannot start, or which part that it cannot do without has
+/// ended, is logged with what to do.
+#[must_use]
+pub fn run(settings: &Settings) -> ExitCode {
     let descriptors = raise_descriptor_limit();
+    // Before any thread is started, that of the log included: capabilities belong to threads.
+    let dropped = fairlead_capture::drop_capabilities();
+    let log = match logging::start(&settings.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("fairlead-node: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    supervise::log_panics();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = settings.node,
@@ -71,6 +82,22 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         descriptors,
         "fairlead-node is starting"
     );
+    let outcome = run_logged(settings, &log, dropped);
+    match &outcome {
+        Ok(()) => {
+            tracing::info!("ended; connections of enrolled pods are refused until a daemon runs");
+        }
+        Err(error) => tracing::error!("{error:#}"),
+    }
+    log.lines.flush();
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_logged(
+    settings: &Settings,
+    log: &Logging,
+    dropped: Result<(), CaptureError>,
+) -> anyhow::Result<()> {
     let admin = StdListener::bind(settings.admin).with_context(|| {
         format!(
             "the admin address {} cannot be had: is another fairlead-node running on this host? \
@@ -79,10 +106,14 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         )
     })?;
     admin.set_nonblocking(true)?;
+    ensure!(
+        settings.config_dir.is_dir(),
+        "{} is not a directory: make it, or name another with --config-dir (an empty one is fine: \
+         nothing is enrolled then)",
+        settings.config_dir.display()
+    );
+    dropped.map_err(|error| anyhow!("start the daemon as root: {error}"))?;
     let features = kernel_features()?;
-    // Before any thread is started: capabilities belong to threads.
-    fairlead_capture::drop_capabilities()
-        .context("capabilities cannot be dropped: start the daemon as root")?;
     let capture = open_capture(settings)?;
 
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -127,11 +158,12 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         pods: enrolment.table(),
     };
     metrics::register(telemetry.registry(), sources.clone());
+    log.lines.export(telemetry.registry());
     let shown = Shown {
         readiness: readiness.clone(),
         telemetry: Arc::clone(&telemetry),
         snapshots: configuration.snapshots().clone(),
-        level,
+        level: log.level.clone(),
         sources,
         features,
         own_problems,
@@ -151,12 +183,6 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
         settings.run.drain,
     ));
     telemetry.access_log().flush();
-    match &outcome {
-        Ok(()) => {
-            tracing::info!("ended; connections of enrolled pods are refused until a daemon runs")
-        }
-        Err(error) => tracing::error!("{error:#}"),
-    }
     drop(configuration);
     data.stop();
     control.shutdown_timeout(Duration::from_millis(500));
@@ -203,7 +229,8 @@ fn open_capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
         },
         ..CaptureSettings::new(cgroup_root)
     })
-    .context("capture cannot be set up")?;
+    // Its text has its causes already.
+    .map_err(|error| anyhow!("capture cannot be set up: {error}"))?;
     Ok(Arc::new(capture))
 }
 

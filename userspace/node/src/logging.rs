@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use fairlead_telemetry::access_log::Lines;
 use parking_lot::Mutex;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -70,20 +71,30 @@ pub fn filter(directives: &str) -> Result<(reload::Layer<EnvFilter, Registry>, L
     Ok((layer, LogLevel { handle, current }))
 }
 
+/// Logging, started.
+#[derive(Clone)]
+pub struct Logging {
+    /// The level, for the admin API.
+    pub level: LogLevel,
+    /// The way to stderr, through a thread: whoever reads it slowly holds nobody up.
+    pub lines: Arc<Lines>,
+}
+
 /// Starts logging for the whole process.
 ///
 /// # Errors
 /// The level is not valid, or somebody else has started logging.
-pub fn start(settings: &LogSettings) -> Result<LogLevel, String> {
+pub fn start(settings: &LogSettings) -> Result<Logging, String> {
     let (filter, level) = filter(&settings.level).map_err(|e| format!("--log-level: {e}"))?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = lines::layer().with_writer(std::io::stderr);
+    let writer = Arc::new(Lines::to("/dev/stderr"));
+    let lines = lines::layer().with_writer(Arc::clone(&writer));
     match settings.format {
         LogFormat::Text => registry.with(lines.with_ansi(false)).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
     .map_err(|e| e.to_string())?;
-    Ok(level)
+    Ok(Logging { level, lines: writer })
 }
 
 #[cfg(test)]

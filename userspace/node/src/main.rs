@@ -8,13 +8,10 @@ use fairlead_node::daemon;
 use fairlead_node::settings::{Options, Settings};
 
 fn main() -> ExitCode {
-    let outcome = Settings::resolve(Options::parse())
-        .map_err(anyhow::Error::from)
-        .and_then(|settings| daemon::run(&settings));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    match Settings::resolve(Options::parse()) {
+        Ok(settings) => daemon::run(&settings),
         Err(error) => {
-            eprintln!("fairlead-node: {error:#}");
+            eprintln!("fairlead-node: {error}");
             ExitCode::FAILURE
         }
     }

@@ -55,11 +55,15 @@ pub fn usage() -> Usage {
 }
 
 /// Fields 14 and 15 of proc(5) `stat`, after the name in parentheses, in ticks of 10 ms.
-fn cpu_time(stat: &str) -> Option<Duration> {
+/// Public for `tests/fuzz` alone.
+#[doc(hidden)]
+#[must_use]
+pub fn cpu_time(stat: &str) -> Option<Duration> {
     let after = stat.rsplit_once(')')?.1;
     let mut fields = after.split_whitespace().skip(11);
-    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(Duration::from_millis(ticks * 10))
+    let user = fields.next()?.parse::<u64>().ok()?;
+    let ticks = user.checked_add(fields.next()?.parse::<u64>().ok()?)?;
+    Some(Duration::from_millis(ticks.checked_mul(10)?))
 }
 
 /// Seconds since 1970.

@@ -4,6 +4,8 @@
 //! Pages are registered by those who own what they show; here are the server and its bounds. It
 //! runs on the control runtime, so that a scrape takes nothing from traffic.
 
+#[doc(hidden)]
+pub mod fuzz;
 mod reply;
 mod server;
 

@@ -111,7 +111,7 @@ fn answer(pages: &Pages, request: &Request<Incoming>) -> Response<Body> {
     pages.answer(request.uri().path(), &query).into_response(head)
 }
 
-fn is_loopback_name(host: &str) -> bool {
+pub(super) fn is_loopback_name(host: &str) -> bool {
     if let Ok(address) = host.parse::<SocketAddr>() {
         return address.ip().is_loopback();
     }

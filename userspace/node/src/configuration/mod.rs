@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use fairlead_api::{Kind, ObjectKey, Resource};
 use fairlead_config::SnapshotHandle;
 use fairlead_config::compile::{Compiler, CompilerSettings, FailClosed, Update};
@@ -36,15 +36,9 @@ impl Configuration {
     /// Loads the directory, and follows it from then on.
     ///
     /// # Errors
-    /// The directory is not there, or the kernel does not let it be watched. What is wrong with
-    /// its contents is no error: it is in the report.
+    /// The kernel does not let it be watched. What is wrong with its contents, or that it is not
+    /// there, is no error: it is in the report.
     pub fn start(dir: &Path, node: &str, supervisor: &Supervisor) -> anyhow::Result<Self> {
-        ensure!(
-            dir.is_dir(),
-            "{} is not a directory: make it, or name another with --config-dir (an empty one is \
-             fine: nothing is enrolled then)",
-            dir.display()
-        );
         let mut loader = Loader::new([dir]);
         let mut store = Store::default();
         let first = store.apply(loader.scan());

@@ -54,13 +54,6 @@ fn within(limit: Duration, what: &str, mut done: impl FnMut() -> bool) -> Durati
 }
 
 #[test]
-fn a_missing_directory_says_what_to_do() {
-    let error = Configuration::start(Path::new("/nowhere"), "a", &Supervisor::new().0);
-    let error = error.err().expect("it does not exist").to_string();
-    assert!(error.contains("/nowhere") && error.contains("--config-dir"), "{error}");
-}
-
-#[test]
 fn saves_become_snapshots_and_broken_files_disturb_nothing() {
     let dir = Dir::new("saves");
     dir.write("pods.yaml", &pod("one", "10.0.0.1"));

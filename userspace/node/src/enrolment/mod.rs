@@ -30,6 +30,9 @@ pub use seat::{PodState, PodStatus};
 /// name has another one.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Says which identities need certificates.
+pub type Retain = Box<dyn Fn(&HashSet<SpiffeId>) + Send>;
+
 /// What [`Enrolment`] needs of the rest of the daemon.
 pub struct Surroundings {
     /// The configuration.
@@ -39,7 +42,7 @@ pub struct Surroundings {
     /// The data plane.
     pub carrier: Arc<dyn Carrier>,
     /// Holds certificates of exactly these identities.
-    pub retain: Box<dyn Fn(&HashSet<SpiffeId>) + Send>,
+    pub retain: Retain,
     /// Whether everything in the source could be read and used. While it could not, a pod that is
     /// missing from the snapshot may only have been misspelt: nobody is let go for want of it.
     pub complete: Box<dyn Fn() -> bool + Send>,

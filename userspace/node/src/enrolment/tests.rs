@@ -158,16 +158,16 @@ impl Bench {
         Self { paper, snapshots, enrolment, retained, complete, now: Instant::now() }
     }
 
-    fn publish(&self, pods: &[LocalPod]) {
+    fn publish(&self, pods: &[&LocalPod]) {
         let mut next = Snapshot { version: self.snapshots.load().version + 1, ..<_>::default() };
         for pod in pods {
-            next.local.insert(pod.workload.id.clone(), Arc::new(pod.clone()));
+            next.local.insert(pod.workload.id.clone(), Arc::new((*pod).clone()));
         }
         self.snapshots.publish(Arc::new(next));
     }
 
     /// What a pass does with these pods, `later` after the last one.
-    fn pass(&mut self, pods: &[LocalPod], later: Duration) -> Vec<String> {
+    fn pass(&mut self, pods: &[&LocalPod], later: Duration) -> Vec<String> {
         self.publish(pods);
         self.now += later;
         self.enrolment.pass(self.now);
@@ -188,20 +188,20 @@ fn a_pod_joins_changes_and_leaves() {
     let mut b = Bench::new(false);
     b.paper.put("/n/a", 1);
     let a = pod("a", Some("/n/a"), true);
-    assert_eq!(b.pass(&[a.clone()], SOON), ["enroll default/a []", "add default/a"]);
+    assert_eq!(b.pass(&[&a], SOON), ["enroll default/a []", "add default/a"]);
     assert_eq!(*b.retained.lock(), [1]);
     assert_eq!(b.state(0).0, PodState::Captured);
-    assert_eq!(b.pass(&[a.clone()], SOON), [""; 0], "nothing to do");
+    assert_eq!(b.pass(&[&a], SOON), [""; 0], "nothing to do");
 
     let excluding = LocalPod { exclude_outbound_ports: Box::new([22]), ..a };
-    assert_eq!(b.pass(&[excluding], SOON), ["enroll default/a [22]", "add default/a"]);
+    assert_eq!(b.pass(&[&excluding], SOON), ["enroll default/a [22]", "add default/a"]);
 
     let outside = pod("a", Some("/n/a"), false);
-    assert_eq!(b.pass(&[outside], SOON), ["leave default/a Exempt", "remove default/a"]);
+    assert_eq!(b.pass(&[&outside], SOON), ["leave default/a Exempt", "remove default/a"]);
     assert_eq!(*b.retained.lock(), [1, 0]);
     assert_eq!(b.state(0).0, PodState::Outside);
 
-    b.pass(&[pod("a", Some("/n/a"), true)], SOON);
+    b.pass(&[&pod("a", Some("/n/a"), true)], SOON);
     assert_eq!(b.pass(&[], SOON), ["leave default/a Gone", "remove default/a"]);
     assert!(b.enrolment.table.lock().is_empty());
 }
@@ -210,14 +210,14 @@ fn a_pod_joins_changes_and_leaves() {
 fn a_namespace_that_is_not_there_yet_is_waited_for() {
     let mut b = Bench::new(false);
     let a = pod("a", Some("/n/a"), true);
-    assert_eq!(b.pass(&[a.clone()], SOON), [""; 0]);
+    assert_eq!(b.pass(&[&a], SOON), [""; 0]);
     let (state, reason) = b.state(0);
     assert_eq!(state, PodState::Waiting);
     assert!(reason.contains("/n/a"), "{reason}");
     let next = b.enrolment.pass(b.now);
     assert!(next <= b.now + Duration::from_millis(50), "a starting pod must not wait long");
     b.paper.put("/n/a", 1);
-    assert_eq!(b.pass(&[a], SOON), ["enroll default/a []", "add default/a"]);
+    assert_eq!(b.pass(&[&a], SOON), ["enroll default/a []", "add default/a"]);
 }
 
 #[test]
@@ -225,13 +225,13 @@ fn a_pod_made_anew_under_its_name_is_captured_anew() {
     let mut b = Bench::new(false);
     b.paper.put("/n/a", 1);
     let a = pod("a", Some("/n/a"), true);
-    b.pass(&[a.clone()], SOON);
+    b.pass(&[&a], SOON);
     b.paper.places.lock().clear();
-    assert_eq!(b.pass(&[a.clone()], SOON), [""; 0], "whoever is captured stays so");
+    assert_eq!(b.pass(&[&a], SOON), [""; 0], "whoever is captured stays so");
     assert_eq!(b.state(0).0, PodState::Captured);
     b.paper.put("/n/a", 2);
     assert_eq!(
-        b.pass(&[a], SOON),
+        b.pass(&[&a], SOON),
         ["leave default/a Gone", "remove default/a", "enroll default/a []", "add default/a"]
     );
 }
@@ -240,8 +240,8 @@ fn a_pod_made_anew_under_its_name_is_captured_anew() {
 fn losing_the_annotation_does_not_let_a_pod_out() {
     let mut b = Bench::new(false);
     b.paper.put("/n/a", 1);
-    b.pass(&[pod("a", Some("/n/a"), true)], SOON);
-    assert_eq!(b.pass(&[pod("a", None, true)], SOON), [""; 0]);
+    b.pass(&[&pod("a", Some("/n/a"), true)], SOON);
+    assert_eq!(b.pass(&[&pod("a", None, true)], SOON), [""; 0]);
     assert_eq!(b.state(0).0, PodState::Captured);
 }
 
@@ -251,15 +251,15 @@ fn failures_are_tried_again_more_and_more_rarely() {
     b.paper.put("/n/a", 1);
     b.paper.refuse("enroll", Some("no memory"));
     let a = pod("a", Some("/n/a"), true);
-    assert_eq!(b.pass(&[a.clone()], SOON), ["enroll default/a []"]);
+    assert_eq!(b.pass(&[&a], SOON), ["enroll default/a []"]);
     assert_eq!(b.state(0), (PodState::Waiting, "no memory".into()));
     let mut tries = 0;
     for _ in 0..600 {
-        tries += b.pass(&[a.clone()], SOON).len();
+        tries += b.pass(&[&a], SOON).len();
     }
     assert!((10..40).contains(&tries), "{tries} tries within a minute");
     b.paper.refuse("enroll", None);
-    assert_eq!(b.pass(&[a], LATER), ["enroll default/a []", "add default/a"]);
+    assert_eq!(b.pass(&[&a], LATER), ["enroll default/a []", "add default/a"]);
 }
 
 #[test]
@@ -267,14 +267,14 @@ fn a_half_captured_pod_is_let_go_whole() {
     let mut b = Bench::new(false);
     b.paper.put("/n/a", 1);
     b.paper.refuse("add", Some("draining"));
-    assert_eq!(b.pass(&[pod("a", Some("/n/a"), true)], SOON).len(), 2);
+    assert_eq!(b.pass(&[&pod("a", Some("/n/a"), true)], SOON).len(), 2);
     assert_eq!(b.state(0), (PodState::Waiting, "draining".into()));
     b.paper.refuse("leave", Some("busy"));
     let outside = pod("a", Some("/n/a"), false);
-    assert_eq!(b.pass(&[outside.clone()], LATER), ["leave default/a Exempt", "remove default/a"]);
+    assert_eq!(b.pass(&[&outside], LATER), ["leave default/a Exempt", "remove default/a"]);
     assert_eq!(b.state(0), (PodState::Waiting, "busy".into()), "still refused, and it says so");
     b.paper.refuse("leave", None);
-    assert_eq!(b.pass(&[outside], LATER), ["leave default/a Exempt", "remove default/a"]);
+    assert_eq!(b.pass(&[&outside], LATER), ["leave default/a Exempt", "remove default/a"]);
     assert_eq!(b.state(0).0, PodState::Outside);
 }
 
@@ -283,17 +283,17 @@ fn pods_outside_are_exempted_where_unknown_ones_are_refused() {
     let mut b = Bench::new(true);
     b.paper.put("/n/a", 1);
     let a = pod("a", Some("/n/a"), false);
-    assert_eq!(b.pass(&[a.clone()], SOON), ["exempt /n/a"]);
-    assert_eq!(b.pass(&[a.clone()], SOON), [""; 0]);
+    assert_eq!(b.pass(&[&a], SOON), ["exempt /n/a"]);
+    assert_eq!(b.pass(&[&a], SOON), [""; 0]);
     b.paper.put("/n/a", 2);
-    assert_eq!(b.pass(&[a], SOON), ["release 7 Gone", "exempt /n/a"], "made anew");
+    assert_eq!(b.pass(&[&a], SOON), ["release 7 Gone", "exempt /n/a"], "made anew");
     assert_eq!(b.pass(&[], SOON), ["release 7 Gone"]);
 
     let mut b = Bench::new(true);
     b.paper.put("/n/a", 1);
-    b.pass(&[pod("a", Some("/n/a"), true)], SOON);
+    b.pass(&[&pod("a", Some("/n/a"), true)], SOON);
     assert_eq!(
-        b.pass(&[pod("a", Some("/n/a"), false)], SOON),
+        b.pass(&[&pod("a", Some("/n/a"), false)], SOON),
         ["leave default/a Exempt", "remove default/a", "exempt /n/a"]
     );
 }
@@ -303,14 +303,14 @@ fn leftovers_stay_refused_while_anybody_may_be_one_of_them() {
     let mut b = Bench::new(false);
     b.paper.leftovers.lock().push(NetnsCookie(9));
     let a = pod("a", Some("/n/a"), true);
-    assert_eq!(b.pass(&[a.clone()], LATER), [""; 0], "a waits for its namespace");
+    assert_eq!(b.pass(&[&a], LATER), [""; 0], "a waits for its namespace");
     b.paper.put("/n/a", 1);
     *b.complete.lock() = false;
-    b.pass(&[a.clone()], LATER);
-    assert_eq!(b.pass(&[a.clone()], LATER), [""; 0], "the configuration has errors");
+    b.pass(&[&a], LATER);
+    assert_eq!(b.pass(&[&a], LATER), [""; 0], "the configuration has errors");
     *b.complete.lock() = true;
-    assert_eq!(b.pass(&[a.clone()], SOON), ["release 9 Gone"]);
-    assert_eq!(b.pass(&[a], SOON), [""; 0], "once");
+    assert_eq!(b.pass(&[&a], SOON), ["release 9 Gone"]);
+    assert_eq!(b.pass(&[&a], SOON), [""; 0], "once");
 }
 
 #[test]

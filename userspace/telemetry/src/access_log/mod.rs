@@ -26,6 +26,7 @@
 //! ```
 
 mod format;
+mod lines;
 mod operator;
 mod record;
 mod render;
@@ -39,6 +40,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 pub use format::{DEFAULT_TEXT_FORMAT, FormatError, LogFormat};
+pub use lines::Lines;
 pub use record::{Captured, LogRecord};
 use sink::Sink;
 

@@ -63,7 +63,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Starts a writer. A file that cannot be opened is tried again with every piece of text, and
+    /// Starts a writer of a file, `/dev/stdout` or `/dev/stderr`. A file that cannot be opened is tried again with every piece of text, and
     /// counted: the log must not keep traffic from flowing.
     pub(crate) fn start(path: &str, failed: Counter) -> Self {
         let shared = Arc::new(Shared::default());

@@ -280,3 +280,21 @@ fn configuration_can_change_and_end() {
     log.configure(&AccessLogConfig::default()).unwrap();
     assert!(log.active().is_none());
 }
+
+#[test]
+fn lines_of_another_kind_are_written_whole() {
+    use std::io::Write as _;
+
+    let dir = TempDir::new("lines");
+    let path = dir.0.join("own.log");
+    let lines = Lines::to(path.to_str().unwrap());
+    let registry = Registry::default();
+    lines.export(&registry);
+    (&lines).write_all(b"one\n").unwrap();
+    lines.write(b"two\n");
+    lines.flush();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    let mut out = crate::Exposition::default();
+    registry.expose(&mut out);
+    assert!(out.take().contains("fairlead_log_dropped_total 0\n"));
+}

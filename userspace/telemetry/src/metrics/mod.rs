@@ -109,6 +109,11 @@ impl Registry {
         }
     }
 
+    /// Exports a counter that was made elsewhere, unless one of that name is known.
+    pub fn adopt(&self, name: &'static str, help: &'static str, counter: &Counter) {
+        self.register(name, help, Kind::Counter, &[], Value::Counter(counter.clone()));
+    }
+
     /// The gauge `name` with these labels, likewise.
     #[must_use]
     pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Gauge {

@@ -212,6 +212,26 @@ impl ServiceSpec {
     }
 }
 
+/// Whether labels ask for the mesh, as the table of the documentation has it: the pod's own word
+/// first, then its namespace's.
+#[must_use]
+pub fn enrolled(pod: &BTreeMap<String, String>, namespace: &BTreeMap<String, String>) -> bool {
+    let word = |labels: &BTreeMap<String, String>, inject: (&str, &str, &str)| -> Option<bool> {
+        let switch = |(key, on, off): (&str, &str, &str)| match labels.get(key) {
+            Some(value) if value == on => Some(true),
+            Some(value) if value == off => Some(false),
+            _ => None,
+        };
+        switch(("fairlead.io/mesh", "enabled", "disabled"))
+            .or_else(|| switch(("istio.io/dataplane-mode", "ambient", "none")))
+            .or_else(|| switch(inject))
+            .or_else(|| labels.contains_key("istio.io/rev").then_some(true))
+    };
+    word(pod, ("sidecar.istio.io/inject", "true", "false"))
+        .or_else(|| word(namespace, ("istio-injection", "enabled", "disabled")))
+        .unwrap_or(false)
+}
+
 /// A namespace.
 #[must_use]
 pub fn namespace(name: &str, labels: &BTreeMap<String, String>) -> String {

@@ -128,13 +128,13 @@ impl Node {
         }
     }
 
-    /// How often its daemon has loaded the configuration.
+    /// How many changes of its configuration its daemon has applied.
     ///
     /// # Errors
     /// The daemon cannot be reached.
     pub fn generation(&self) -> Result<u64> {
-        let told = daemon::json(&self.netns, "/config/generation")?;
-        told["generation"].as_u64().context("no generation")
+        let told = daemon::json(&self.netns, "/problems")?;
+        told["changesApplied"].as_u64().context("no changesApplied in /problems")
     }
 
     /// The number of its next pod; the last part of the pod's addresses.

@@ -267,18 +267,19 @@ impl Mesh {
         let hosts: String =
             lock(&self.state).hosts.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
         fs::write(self.run.dir().join("hosts"), hosts)?;
-        for node in &self.nodes {
-            let settings = lock(&self.state).mesh_config.clone();
+        let settings = lock(&self.state).mesh_config.clone();
+        let own_log = settings.contains("accessLogFile");
+        self.write("mesh.yaml", |node| {
             let mut mesh = settings.trim().to_owned();
-            if !mesh.contains("accessLogFile") {
+            if !own_log {
                 mesh.push_str(&format!(
                     "\naccessLogFile: {}\naccessLogEncoding: JSON\n",
                     node.access_log().display()
                 ));
             }
-            save(&node.config().join("mesh.yaml"), &manifest::mesh_config(mesh.trim_start()))?;
-        }
-        self.write_everywhere("topology.yaml", &topology)
+            manifest::mesh_config(mesh.trim_start())
+        })?;
+        self.write("topology.yaml", |_| topology.clone())
     }
 
     /// The topology as the daemons get it.
@@ -312,7 +313,7 @@ impl Mesh {
     /// # Errors
     /// A daemon does not take it in time.
     pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
-        self.write_everywhere(&format!("{name}.yaml"), yaml)
+        self.write(&format!("{name}.yaml"), |_| yaml.to_owned())
     }
 
     /// Removes a file that was applied.
@@ -327,18 +328,18 @@ impl Mesh {
         self.wait_applied(&before)
     }
 
-    fn write_everywhere(&self, file: &str, text: &str) -> Result<()> {
-        let before = self.generations();
-        let mut changed = Vec::new();
+    /// Writes a file of each node and waits until running daemons have taken it.
+    fn write(&self, file: &str, text: impl Fn(&Node) -> String) -> Result<()> {
+        let mut before = self.generations();
         for node in &self.nodes {
-            let path = node.config().join(file);
+            let (path, text) = (node.config().join(file), text(node));
             if fs::read_to_string(&path).is_ok_and(|old| old == text) {
-                continue;
+                before[node.number] = None;
+            } else {
+                save(&path, &text)?;
             }
-            save(&path, text)?;
-            changed.push(before[node.number]);
         }
-        if changed.is_empty() { Ok(()) } else { self.wait_applied(&before) }
+        self.wait_applied(&before)
     }
 
     /// How often each running daemon has loaded its directory.
@@ -356,9 +357,35 @@ impl Mesh {
                     APPLY_LIMIT,
                     || Ok((node.generation()? > *before).then_some(())),
                 )?;
+                self.wait_enrolled(node)?;
             }
         }
         Ok(())
+    }
+
+    /// Waits until each pod of a node is captured or left alone, as its labels ask.
+    fn wait_enrolled(&self, node: &Node) -> Result<()> {
+        let mut wanted = BTreeMap::new();
+        {
+            let state = lock(&self.state);
+            let here = state.pods.iter().filter(|p| p.node == node.number);
+            for pod in here.filter(|p| !state.gone.iter().any(|g| g == p.netns.name())) {
+                let spec = lock(&pod.spec);
+                let word = manifest::enrolled(&spec.labels, &state.namespaces[&spec.namespace]);
+                let word = if word { "captured" } else { "outside" };
+                wanted.insert(format!("{}/{}", spec.namespace, spec.name), word);
+            }
+        }
+        eventually(&format!("the pods of {} to be {wanted:?}", node.name), APPLY_LIMIT, || {
+            let told = daemon::json(&node.netns, "/capture")?;
+            let pods = told["pods"].as_array().context("no pods in /capture")?;
+            for (name, word) in &wanted {
+                let pod = pods.iter().find(|p| p["pod"] == name.as_str());
+                let pod = pod.with_context(|| format!("{name} is not known"))?;
+                ensure!(pod["state"] == *word, "{pod}");
+            }
+            Ok(Some(()))
+        })
     }
 
     /// Writes the configuration, starts the daemons of all nodes and waits until they are ready.

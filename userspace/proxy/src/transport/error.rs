@@ -145,11 +145,24 @@ impl TransportError {
     }
 }
 
+impl TransportError {
+    /// Whether the peer's transport has not looked at the stream: GOAWAY overtook it, or it was
+    /// refused as one too many.
+    pub(super) fn is_unseen(&self) -> bool {
+        matches!(self, Self::Reset { by: "peer", reason: h2::Reason::REFUSED_STREAM })
+    }
+}
+
 impl From<h2::Error> for TransportError {
     fn from(error: h2::Error) -> Self {
         match error.reason() {
             Some(reason) if error.is_reset() => {
                 Self::Reset { by: if error.is_remote() { "peer" } else { "this node" }, reason }
+            }
+            // An orderly GOAWAY is the error of those streams only that the peer has not looked at
+            // (RFC 9113 section 6.8); streams that it has go on.
+            Some(h2::Reason::NO_ERROR) if error.is_go_away() && error.is_remote() => {
+                Self::Reset { by: "peer", reason: h2::Reason::REFUSED_STREAM }
             }
             Some(reason) if error.is_library() && reason != h2::Reason::NO_ERROR => {
                 Self::Protocol(error.to_string())

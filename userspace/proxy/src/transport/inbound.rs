@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -196,6 +196,7 @@ impl Transport {
             peer: session.peer,
             pod_ips: inbound.pod_ips.clone(),
             handler,
+            streams: Arc::default(),
             turn: Turn::Collect,
         };
         let mut keepalive = Keepalive::new(session.connection.ping_pong());
@@ -234,7 +235,10 @@ impl Transport {
         let (from, local) = (addr(tcp.peer_addr())?, addr(tcp.local_addr())?);
         let handshake = |reason: String| TransportError::Handshake { to: from, reason };
         tune(&tcp).map_err(|e| handshake(e.to_string()))?;
-        let certificate = self.identity.certificate(&inbound.identity)?;
+        let certificate = self
+            .identity
+            .certificate_within(&inbound.identity, limits::INBOUND_CERTIFICATE_TIMEOUT)
+            .await?;
         let tls = ServerConnection::new(certificate.server_config(inbound.wire))
             .map_err(|e| handshake(e.to_string()))?;
         let mut inner = Inner::new(tcp, tls.into());
@@ -323,12 +327,29 @@ struct ServerDriver<H> {
     peer: Arc<Peer>,
     pod_ips: Arc<[IpAddr]>,
     handler: Arc<H>,
+    streams: Arc<AtomicUsize>,
     turn: Turn,
+}
+
+/// Counts a stream of a session as long as its task runs.
+struct CountedStream(Arc<AtomicUsize>);
+
+impl CountedStream {
+    fn new(streams: Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(streams)
+    }
+}
+
+impl Drop for CountedStream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<H: InboundHandler> ServerDriver<H> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        if self.turn.poll(cx).is_pending() {
+        if self.turn.poll(cx, self.streams.load(Ordering::Relaxed)).is_pending() {
             return Poll::Pending;
         }
         let ended = loop {
@@ -356,7 +377,12 @@ impl<H: InboundHandler> ServerDriver<H> {
     fn dispatch(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         match self.classify(request) {
             Ok(work) => {
-                tokio::spawn(run(self.handler.clone(), work, respond));
+                let counted = CountedStream::new(self.streams.clone());
+                let handler = self.handler.clone();
+                tokio::spawn(async move {
+                    run(handler, work, respond).await;
+                    drop(counted);
+                });
             }
             Err((status, reason)) => {
                 self.handler.refused(&self.peer, reason);

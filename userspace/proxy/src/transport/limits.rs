@@ -48,10 +48,19 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes with strangers under way at the same time; one more is refused at once.
 pub const HANDSHAKES: usize = 512;
-/// How long a stream waits for a place when all sessions are full.
-pub const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a stream waits for a place on a session, whatever it is that it waits for.
+pub const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a pod's first connection waits for its certificate.
 pub const CERTIFICATE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A session that comes before the pod's certificate waits this long for it, which is less than
+/// [`HANDSHAKE_TIMEOUT`], so that the reason is what is reported.
+pub const INBOUND_CERTIFICATE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A stream that moves this much within [`BULK_WITHIN`] is bulk: its session takes no new ones.
+pub const BULK: u64 = 8 * 1024 * 1024;
+/// See [`BULK`].
+pub const BULK_WITHIN: Duration = Duration::from_secs(1);
+/// With so many sessions to a destination, bulk streams share theirs after all.
+pub const BULK_SESSIONS: usize = 8;
 /// A session without a stream is closed after this time.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A session over which nothing came for this long is asked whether it is alive.

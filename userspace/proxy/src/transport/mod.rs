@@ -10,6 +10,8 @@
 
 mod client_hello;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod inbound;
 pub mod limits;
 mod meta;
@@ -59,7 +61,7 @@ impl Target {
         dst: SocketAddr,
         expect: Arc<[SpiffeId]>,
     ) -> Self {
-        let key = pool::Key { pod: pod.cookie(), source, to: connect_to, wire, expect };
+        let key = pool::Key::new(pod.cookie(), source, connect_to, wire, expect);
         Self { key: Arc::new(key), pod, dst }
     }
 

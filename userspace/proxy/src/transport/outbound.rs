@@ -27,6 +27,11 @@ use super::stream::{AbortOnDrop, StreamBody, Tunnel, poll_send};
 use super::{Target, Wire, limits};
 use crate::body::Body;
 
+/// How often a stream is started anew when its session turns out to be leaving.
+const ATTEMPTS: usize = 4;
+/// A request body of at most this size needs no task of its own to be sent.
+const INLINE_BODY: usize = 64 * 1024;
+
 /// A node's transport: its sessions in both directions.
 pub struct Transport {
     pub(super) identity: Arc<IdentityStore>,
@@ -78,6 +83,32 @@ impl Transport {
         self.pool.place(target, &self.identity).await
     }
 
+    /// Starts a stream on a session that still takes streams.
+    async fn start(
+        &self,
+        target: &Target,
+        request: Request<()>,
+        ends: bool,
+    ) -> Result<(Place, ResponseFuture, SendStream<Bytes>), TransportError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let place = self.place(target).await?;
+            let mut sender = place.sender();
+            match poll_fn(|cx| sender.poll_ready(cx)).await {
+                Ok(()) => {
+                    let (response, send) =
+                        sender.send_request(request, ends).map_err(|e| place.why(e.into()))?;
+                    return Ok((place, response, send));
+                }
+                // The session ended, or the peer said GOAWAY, since the pool looked at it.
+                // Nothing has been sent.
+                Err(_) if attempts < ATTEMPTS => place.leave(),
+                Err(error) => return Err(place.why(error.into())),
+            }
+        }
+    }
+
     /// Opens a session to `target` ahead of its first stream, if there is none.
     pub fn warm(self: &Arc<Self>, target: &Target) {
         if self.pool.has_session(target) || *self.draining.borrow() {
@@ -100,7 +131,6 @@ impl Transport {
         target: &Target,
         meta: &StreamMeta,
     ) -> Result<Tunnel, TransportError> {
-        let place = self.place(target).await?;
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = authority(&target.dst().to_string())?;
@@ -121,8 +151,21 @@ impl Transport {
         if let Some(baggage) = &meta.baggage {
             headers.insert(meta::BAGGAGE, baggage.clone());
         }
-        let (response, send) = start(&place, request, false).await?;
-        let response = response.await.map_err(|e| place.why(e.into()))?;
+        let mut attempts = 0;
+        let (place, send, response) = loop {
+            attempts += 1;
+            let mut copy = Request::new(());
+            *copy.method_mut() = Method::CONNECT;
+            *copy.uri_mut() = request.uri().clone();
+            *copy.headers_mut() = request.headers().clone();
+            let (place, response, send) = self.start(target, copy, false).await?;
+            match response.await.map_err(|e| place.why(e.into())) {
+                Ok(response) => break (place, send, response),
+                // GOAWAY overtook the stream, which the peer has not looked at.
+                Err(error) if error.is_unseen() && attempts < ATTEMPTS => place.leave(),
+                Err(error) => return Err(error),
+            }
+        };
         if response.status() != StatusCode::OK {
             let refusal = match target.wire() {
                 Wire::Native => meta::parse_refusal(response.headers()),
@@ -150,11 +193,16 @@ impl Transport {
         }
         let (request, body) = meta::outgoing(request, target.dst(), meta)?;
         let expects = meta::expects_continue(request.headers());
-        let place = self.place(target).await?;
         let ends = body.is_end_stream();
-        let (mut response, send) = start(&place, request, ends).await?;
+        let (place, mut response, mut send) = self.start(target, request, ends).await?;
         let mut upload = None;
-        if !ends {
+        if let (false, Body::Full(Some(bytes))) = (expects, &body)
+            && bytes.len() <= INLINE_BODY
+        {
+            // Small enough to wait in the stream's own buffer for its credit.
+            let bytes = bytes.clone();
+            send.send_data(bytes, true).map_err(|e| place.why(e.into()))?;
+        } else if !ends {
             let (go, gone) = oneshot::channel();
             let task = tokio::spawn(upload_body(send, body, expects.then_some(gone)));
             upload = Some(AbortOnDrop::new(task.abort_handle()));
@@ -188,13 +236,9 @@ impl Transport {
     ) -> Result<UpgradeOutcome, TransportError> {
         native_only(target)?;
         let (request, protocol) = meta::outgoing_upgrade(request, target.dst(), meta)?;
-        let place = self.place(target).await?;
-        if !place.sender().is_extended_connect_protocol_enabled() {
-            return Err(TransportError::Protocol("the peer takes no upgrades".into()));
-        }
         let mut request = request;
         request.extensions_mut().insert(Protocol::from(protocol.as_str()));
-        let (response, send) = start(&place, request, false).await?;
+        let (place, response, send) = self.start(target, request, false).await?;
         let response = response.await.map_err(|e| place.why(e.into()))?;
         let (mut parts, recv) = response.into_parts();
         let switched = parts.headers.get(meta::SWITCHED).cloned();
@@ -272,16 +316,6 @@ fn authority(text: &str) -> Result<Uri, TransportError> {
     Uri::from_parts(parts).map_err(|_| TransportError::Request("its destination is no address"))
 }
 
-async fn start(
-    place: &Place,
-    request: Request<()>,
-    ends: bool,
-) -> Result<(ResponseFuture, SendStream<Bytes>), TransportError> {
-    let mut sender = place.sender();
-    poll_fn(|cx| sender.poll_ready(cx)).await.map_err(|e| place.why(e.into()))?;
-    sender.send_request(request, ends).map_err(|e| place.why(e.into()))
-}
-
 /// Waits until the destination wants the body, or has answered without it.
 async fn await_continue(response: &mut ResponseFuture) {
     poll_fn(|cx| match response.poll_informational(cx) {
@@ -320,13 +354,11 @@ pub(super) async fn upload_body(
         match frame {
             None => return,
             Some(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
                 Ok(mut data) => {
                     let last = body.is_end_stream();
-                    if poll_fn(|cx| poll_send(&mut send, cx, &mut data)).await.is_err() {
-                        return;
-                    }
-                    if last {
-                        let _ = send.send_data(Bytes::new(), true);
+                    let sent = poll_fn(|cx| poll_send(&mut send, cx, &mut data, last)).await;
+                    if last || sent.is_err() {
                         return;
                     }
                 }

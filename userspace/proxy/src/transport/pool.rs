@@ -2,9 +2,9 @@
 //! shared between identities or pods.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
 use fairlead_identity::IdentityStore;
@@ -21,8 +21,10 @@ use super::{Target, Wire, limits};
 const SHARDS: usize = 16;
 
 /// What has to be equal for two streams to share a session.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {
+    /// Of the rest, computed once: a key is looked up for every stream.
+    hash: u64,
     /// The pod: a session leaves from its namespace and address.
     pub(super) pod: NetnsCookie,
     /// Whom the session proves to be.
@@ -33,12 +35,32 @@ pub(super) struct Key {
     pub(super) expect: Arc<[SpiffeId]>,
 }
 
+static HASHER: LazyLock<foldhash::fast::RandomState> = LazyLock::new(Default::default);
+
+impl Key {
+    pub(super) fn new(
+        pod: NetnsCookie,
+        source: SpiffeId,
+        to: SocketAddr,
+        wire: Wire,
+        expect: Arc<[SpiffeId]>,
+    ) -> Self {
+        let hash = HASHER.hash_one((pod, &source, to, wire, &expect));
+        Self { hash, pod, source, to, wire, expect }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
 type Shard = RwLock<HashMap<Key, Arc<Group>, foldhash::fast::RandomState>>;
 
 /// All sessions of a node.
 pub(super) struct Pool {
     shards: [Shard; SHARDS],
-    hasher: foldhash::fast::RandomState,
 }
 
 /// The sessions to one destination.
@@ -67,12 +89,11 @@ pub struct SessionInfo {
 
 impl Pool {
     pub(super) fn new() -> Self {
-        Self { shards: Default::default(), hasher: foldhash::fast::RandomState::default() }
+        Self { shards: Default::default() }
     }
 
     fn shard(&self, key: &Key) -> &Shard {
-        #[expect(clippy::cast_possible_truncation, reason = "any bits of the hash will do")]
-        let index = self.hasher.hash_one(key) as usize % SHARDS;
+        let index = (key.hash >> 32) as usize % SHARDS;
         &self.shards[index]
     }
 
@@ -93,7 +114,13 @@ impl Pool {
         let group = self.group(target.key());
         match group.find() {
             Some(place) => Ok(place),
-            None => group.dial(target, identity).await,
+            None => match timeout(limits::PLACE_TIMEOUT, group.dial(target, identity)).await {
+                Ok(result) => result,
+                Err(_) => Err(TransportError::Timeout {
+                    what: "waiting for a session",
+                    limit: limits::PLACE_TIMEOUT,
+                }),
+            },
         }
     }
 
@@ -174,10 +201,16 @@ impl Group {
     }
 
     /// A place on the first session that has one: few full sessions make larger rounds than many
-    /// sparse ones.
+    /// sparse ones. Sessions with bulk streams are left to them as long as there may be more.
     fn find(&self) -> Option<Place> {
         let now = Instant::now();
-        self.sessions.load().iter().find_map(|s| s.is_open(now).then(|| s.place())?)
+        let sessions = self.sessions.load();
+        let share = sessions.len() >= limits::BULK_SESSIONS;
+        let open = || sessions.iter().filter(|s| s.is_open(now));
+        open()
+            .filter(|s| !s.is_bulk())
+            .find_map(Session::place)
+            .or_else(|| share.then(|| open().find_map(Session::place))?)
     }
 
     fn keep(&self, keep: impl Fn(&Session) -> bool) {
@@ -242,7 +275,8 @@ impl Group {
                 freed.await;
             }
         };
-        timeout(limits::PLACE_TIMEOUT, wait)
+        // A little earlier than the wait as a whole ends, so that the reason is the one reported.
+        timeout(limits::PLACE_TIMEOUT / 2, wait)
             .await
             .map_err(|_| TransportError::Overload("all sessions to the destination are full"))
     }

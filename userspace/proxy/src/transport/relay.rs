@@ -13,8 +13,10 @@ use h2::Reason;
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::Instant;
 
 use super::error::TransportError;
+use super::limits;
 use super::stream::Tunnel;
 
 /// What an idle connection's next read asks for.
@@ -76,6 +78,8 @@ pub async fn relay(
         up: Up { chunk: first, buffer: BytesMut::new(), size: READ_MIN, state: Direction::Open },
         down: Down { queue, state: Direction::Open, ended: false },
         counters,
+        moved: 0,
+        since: Instant::now(),
     };
     counters.to_tunnel.fetch_add(relay.up.chunk.len() as u64, Ordering::Relaxed);
     let end = match poll_fn(|cx| relay.poll(cx)).await {
@@ -150,6 +154,20 @@ struct Relay<'a> {
     up: Up,
     down: Down,
     counters: &'a RelayCounters,
+    /// Bytes since `since`; see `limits::BULK`.
+    moved: u64,
+    since: Instant,
+}
+
+/// Notes that `n` more bytes have moved; true when that makes the stream bulk.
+fn is_bulk(moved: &mut u64, since: &mut Instant, n: usize) -> bool {
+    *moved += n as u64;
+    if *moved < limits::BULK {
+        return false;
+    }
+    *moved = 0;
+    let now = Instant::now();
+    now.duration_since(std::mem::replace(since, now)) < limits::BULK_WITHIN
 }
 
 impl Relay<'_> {
@@ -221,6 +239,9 @@ impl Relay<'_> {
                 up.size = (up.size / 2).max(READ_MIN);
             }
             self.counters.to_tunnel.fetch_add(n as u64, Ordering::Relaxed);
+            if is_bulk(&mut self.moved, &mut self.since, n) {
+                self.tunnel.turn_bulk();
+            }
             up.chunk = up.buffer.split().freeze();
         }
         cx.waker().wake_by_ref();
@@ -257,6 +278,9 @@ impl Relay<'_> {
             let n = ready!(write.poll_write_vectored(cx, slices)).map_err(End::Tcp)?;
             self.counters.to_tcp.fetch_add(n as u64, Ordering::Relaxed);
             self.tunnel.release(n);
+            if is_bulk(&mut self.moved, &mut self.since, n) {
+                self.tunnel.turn_bulk();
+            }
             let mut left = n;
             while left > 0 {
                 let Some(front) = down.queue.front_mut() else { break };

@@ -40,6 +40,10 @@ pub(super) struct SessionState {
     /// How many streams the peer takes at once.
     allowed: AtomicUsize,
     dead: AtomicBool,
+    /// The peer has said GOAWAY: what is open goes on, nothing new starts.
+    leaving: AtomicBool,
+    /// Streams that move much at once; see [`Place::turn_bulk`].
+    bulk: AtomicUsize,
     why_dead: Mutex<Option<String>>,
     idle_since: Mutex<Instant>,
     /// Told when a place on any session of the destination becomes free.
@@ -49,11 +53,15 @@ pub(super) struct SessionState {
 /// A stream's place on a session; free again when dropped.
 pub(super) struct Place {
     session: Arc<Session>,
+    bulk: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let state = &self.session.state;
+        if self.bulk {
+            state.bulk.fetch_sub(1, Ordering::AcqRel);
+        }
         if state.active.fetch_sub(1, Ordering::AcqRel) == 1 {
             *state.idle_since.lock() = Instant::now();
         }
@@ -65,6 +73,20 @@ impl Place {
     /// A handle for starting the stream.
     pub(super) fn sender(&self) -> SendRequest<Bytes> {
         self.session.send.clone()
+    }
+
+    /// The session takes no stream after this one; streams that are open go on.
+    pub(super) fn leave(&self) {
+        self.session.state.leaving.store(true, Ordering::Release);
+    }
+
+    /// The stream moves much at once. From now on new streams go elsewhere, so that its bytes do
+    /// not stand before theirs in every round.
+    pub(super) fn turn_bulk(&mut self) {
+        if !self.bulk {
+            self.bulk = true;
+            self.session.state.bulk.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Why the session has ended, if it has; better than what a single stream was told.
@@ -80,6 +102,7 @@ impl Session {
     /// Whether new streams may start here.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         !self.state.dead.load(Ordering::Acquire)
+            && !self.state.leaving.load(Ordering::Acquire)
             && now < self.retire_at
             && self.state.started.load(Ordering::Relaxed) < limits::STREAMS_IN_LIFETIME
     }
@@ -95,6 +118,11 @@ impl Session {
         self.state.active.load(Ordering::Relaxed)
     }
 
+    /// Whether a stream on it moves much at once.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.state.bulk.load(Ordering::Relaxed) > 0
+    }
+
     /// Takes a place for one more stream.
     pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
         let state = &self.state;
@@ -104,7 +132,7 @@ impl Session {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < allowed).then_some(n + 1))
             .ok()?;
         state.started.fetch_add(1, Ordering::Relaxed);
-        Some(Place { session: self.clone() })
+        Some(Place { session: self.clone(), bulk: false })
     }
 }
 
@@ -184,6 +212,8 @@ async fn establish(
         started: AtomicU64::new(0),
         allowed: AtomicUsize::new(limits::STREAMS_PER_SESSION as usize),
         dead: AtomicBool::new(false),
+        leaving: AtomicBool::new(false),
+        bulk: AtomicUsize::new(0),
         why_dead: Mutex::new(None),
         idle_since: Mutex::new(Instant::now()),
         freed,
@@ -274,9 +304,11 @@ pub(super) enum Turn {
 
 impl Turn {
     /// Lets the other tasks run once before the framing works, so that a round holds what all of
-    /// them had to say. Ready when it is time to work.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// them had to say. Ready when it is time to work: at once where a single stream has nobody
+    /// to wait for.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, streams: usize) -> Poll<()> {
         match *self {
+            Self::Collect if streams < 2 => Poll::Ready(()),
             Self::Collect => {
                 *self = Self::Work;
                 let yielded = std::pin::pin!(tokio::task::yield_now());
@@ -331,7 +363,7 @@ impl ClientDriver {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        if self.turn.poll(cx).is_pending() {
+        if self.turn.poll(cx, self.state.active.load(Ordering::Relaxed)).is_pending() {
             return Poll::Pending;
         }
         let ended = Pin::new(&mut self.connection).poll(cx);

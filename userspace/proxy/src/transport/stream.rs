@@ -22,17 +22,24 @@ pub struct Tunnel {
     pub(super) recv: RecvStream,
     /// What `AsyncRead` has been given and has not read yet.
     pub(super) rest: Bytes,
-    _place: Option<Place>,
+    place: Option<Place>,
 }
 
 impl Tunnel {
     pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, place: Option<Place>) -> Self {
-        Self { send, recv, rest: Bytes::new(), _place: place }
+        Self { send, recv, rest: Bytes::new(), place }
     }
 
     /// Ends both directions at once, as a TCP reset does.
     pub fn reset(mut self) {
         self.send.send_reset(Reason::CANCEL);
+    }
+
+    /// The stream moves much at once.
+    pub(super) fn turn_bulk(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.turn_bulk();
+        }
     }
 
     /// The next bytes from the other side; `None` at its half-close. The credit for them has to
@@ -64,7 +71,7 @@ impl Tunnel {
         cx: &mut Context<'_>,
         chunk: &mut Bytes,
     ) -> Poll<Result<(), TransportError>> {
-        poll_send(&mut self.send, cx, chunk)
+        poll_send(&mut self.send, cx, chunk, false)
     }
 
     /// Ends this side's direction (TCP's FIN).
@@ -81,10 +88,13 @@ impl Tunnel {
     }
 }
 
+/// Sends as much of `chunk` as there is credit for; ready when all of it went. With `last` its
+/// end is the end of the stream; an empty chunk then ends nothing.
 pub(super) fn poll_send(
     send: &mut SendStream<Bytes>,
     cx: &mut Context<'_>,
     chunk: &mut Bytes,
+    last: bool,
 ) -> Poll<Result<(), TransportError>> {
     while !chunk.is_empty() {
         send.reserve_capacity(chunk.len());
@@ -97,7 +107,8 @@ pub(super) fn poll_send(
             credit => credit,
         };
         let n = credit.min(chunk.len());
-        send.send_data(chunk.split_to(n), false)?;
+        let part = chunk.split_to(n);
+        send.send_data(part, last && chunk.is_empty())?;
     }
     Poll::Ready(Ok(()))
 }

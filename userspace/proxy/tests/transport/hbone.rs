@@ -350,3 +350,42 @@ async fn a_foreign_server_with_the_wrong_name_is_refused() {
     let error = within("refusal", node.transport.tunnel(&to, &meta)).await.err().unwrap();
     assert!(error.to_string().contains("expected spiffe://cluster.local/ns/default/sa/ratings"));
 }
+
+/// Servers end sessions when they like (connection age, a new version). A stream that GOAWAY
+/// overtakes goes to a new session, and its application notices nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_servers_goaway_costs_no_stream() {
+    let ca = TestCa::new();
+    let config = Arc::new(foreign::server_config(foreign::identity(&ca, SERVER)));
+    let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let sessions = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = sessions.clone();
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let acceptor = TlsAcceptor::from(config.clone());
+            tokio::spawn(async move {
+                let tls = acceptor.accept(tcp).await.unwrap();
+                let mut connection = h2::server::handshake(tls).await.unwrap();
+                let mut taken = 0;
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    respond.send_response(Response::new(()), true).unwrap();
+                    taken += 1;
+                    if taken == 5 {
+                        connection.graceful_shutdown();
+                    }
+                }
+            });
+        }
+    });
+    let node = Node::new(ca.ca.clone(), &[id("client")], Duration::from_secs(3600)).await;
+    let to = target(Wire::Hbone, id("client"), addr, &[id("server")]);
+    let meta = crate::support::meta();
+    for _ in 0..200 {
+        within("tunnel", node.transport.tunnel(&to, &meta)).await.unwrap();
+    }
+    let sessions = sessions.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(sessions > 5, "only {sessions} sessions: the server did not end any");
+}

@@ -131,3 +131,71 @@ async fn sessions_of_a_pod_that_left_are_closed() {
     .await;
     assert!(pair.server.errors.lock().unwrap().is_empty());
 }
+
+/// A bulk stream keeps its session to itself; when it ends, the session is open to others again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_stream_gets_a_session_of_its_own() {
+    let pair = Pair::new(Wire::Native, App::relaying_to(echo_app().await)).await;
+    let tunnel = pair.tunnel().await.unwrap();
+    let (mut app, proxy) = socket_pair().await;
+    let task =
+        tokio::spawn(
+            async move { relay(proxy, Bytes::new(), tunnel, &RelayCounters::default()).await },
+        );
+    let _quiet = pair.tunnel().await.unwrap();
+    assert_eq!(pair.server.sessions(), 1);
+    let (mut read, mut write) = app.split();
+    let chunk = vec![1; 256 * 1024];
+    let mut back = vec![0; 256 * 1024];
+    within("bulk", async {
+        for _ in 0..200 {
+            tokio::join!(async { write.write_all(&chunk).await.unwrap() }, async {
+                read.read_exact(&mut back).await.unwrap()
+            });
+        }
+    })
+    .await;
+    let _next = pair.tunnel().await.unwrap();
+    let _after = pair.tunnel().await.unwrap();
+    assert_eq!(pair.server.sessions(), 2, "new streams share the session of a bulk stream");
+    drop(app);
+    within("relay", task).await.unwrap();
+    let streams = pair.client.transport.sessions()[0].streams;
+    let _back = pair.tunnel().await.unwrap();
+    assert_eq!(pair.client.transport.sessions()[0].streams, streams + 1);
+    assert_eq!(pair.server.sessions(), 2);
+}
+
+#[tokio::test]
+async fn idle_sessions_are_closed_and_busy_ones_are_not() {
+    let pair = Pair::new(Wire::Native, App::relaying_to(echo_app().await)).await;
+    let mut busy = pair.tunnel().await.unwrap();
+    tokio::time::pause();
+    // In steps, so that what the peers send each other in between arrives.
+    for _ in 0..40 {
+        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    tokio::time::resume();
+    busy.write_all(b"word").await.unwrap();
+    within("echo", busy.read_exact(&mut [0; 4])).await.unwrap();
+    assert_eq!(pair.client.transport.sessions()[0].sessions, 1);
+    drop(busy);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::pause();
+    for _ in 0..40 {
+        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    tokio::time::resume();
+    within("end", async {
+        while pair.server_node.transport.inbound_sessions() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(pair.client.transport.sessions().is_empty());
+    assert!(pair.server.errors.lock().unwrap().is_empty());
+}

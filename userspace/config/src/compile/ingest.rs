@@ -21,12 +21,13 @@ impl Compiler {
             (Kind::Namespace, None) => self.ingest_namespace(key, None, dirty),
             (Kind::Pod, Some(Resource::Pod(pod))) => self.ingest_pod(key, Some(pod), dirty),
             (Kind::Pod, None) => self.ingest_pod(key, None, dirty),
-            (Kind::Service, Some(Resource::Service(service))) => {
+            (Kind::Service, object) => {
+                let service = match object {
+                    Some(Resource::Service(service)) => Some(Arc::clone(service)),
+                    _ => None,
+                };
                 let host = service_host(&key.namespace, &key.name, &domain);
-                dirty.services.insert(host, Some(Arc::clone(service)));
-            }
-            (Kind::Service, None) => {
-                dirty.services.insert(service_host(&key.namespace, &key.name, &domain), None);
+                dirty.services.insert(host, (key.clone(), service));
             }
             (Kind::EndpointSlice, object) => {
                 let slice = match object {

@@ -112,7 +112,7 @@ struct Dirty {
     /// Pods, with what they were before.
     pods: HashedMap<WorkloadId, Option<OldPod>>,
     /// Definitions of services.
-    services: HashedMap<Arc<str>, Option<Arc<ApiService>>>,
+    services: HashedMap<Arc<str>, (ObjectKey, Option<Arc<ApiService>>)>,
     clusters: Set<Arc<str>>,
     endpoints: Set<Arc<str>>,
     units: Set<Unit>,

@@ -39,6 +39,9 @@ impl Compiler {
     }
 
     pub(super) fn stage_pods(&mut self, dirty: &mut Dirty) {
+        if dirty.pods.is_empty() {
+            return;
+        }
         for (id, old) in std::mem::take(&mut dirty.pods) {
             dirty.stats.pods += 1;
             self.compile_pod(&id, old, dirty);

@@ -12,14 +12,13 @@ use super::{Compiler, Dirty, Origin, Set, Unit};
 
 impl Compiler {
     pub(super) fn stage_services(&mut self, dirty: &mut Dirty) {
-        for (host, object) in std::mem::take(&mut dirty.services) {
+        for (host, (key, object)) in std::mem::take(&mut dirty.services) {
             let mut problems = Vec::new();
             let compiled = object.as_ref().and_then(|object| {
-                let key = fairlead_api::Resource::Service(Arc::clone(object)).key();
                 let mut report = Report::new(&key, &mut problems);
                 ServiceEntry::compile(object, &self.settings.cluster_domain, &mut report)
             });
-            self.set_problems(Origin::Unit(Unit::Service(Arc::clone(&host))), problems, dirty);
+            self.set_problems(Origin::Object(key), problems, dirty);
             self.replace_service(&host, compiled, dirty);
         }
     }
@@ -68,9 +67,9 @@ impl Compiler {
                 self.services.insert(new);
                 dirty.clusters.insert(Arc::clone(host));
                 dirty.endpoints.insert(Arc::clone(host));
-                dirty.units.insert(Unit::Service(Arc::clone(host)));
             }
         }
+        dirty.units.insert(Unit::Service(Arc::clone(host)));
         if !self.services.contains(host) {
             self.claim(host, &addresses, None);
         }

@@ -183,3 +183,30 @@ fn an_address_of_two_services_belongs_to_the_first() {
     fixture.remove(&service("a", "10.96.7.7", "http"));
     assert_eq!(outbound(&fixture, "10.96.7.7:9080"), "b.default.svc.cluster.local:9080");
 }
+
+#[test]
+fn services_that_cannot_be_served_say_so() {
+    let external = "---
+apiVersion: v1
+kind: Service
+metadata: {name: far, namespace: default}
+spec: {type: ExternalName, externalName: example.com}
+";
+    let mut fixture = Fixture::new(&(bookinfo() + external));
+    assert!(fixture.snapshot().service("default", "far").is_none());
+    let messages = fixture.messages();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].starts_with("Service default/far: spec.type: warning: ExternalName"));
+    // A change that makes its routes be compiled again does not silence it.
+    fixture.apply(
+        "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: far, namespace: default}
+spec: {hosts: [far], http: [{route: [{destination: {host: details}}]}]}
+",
+    );
+    assert_eq!(fixture.messages(), messages);
+    fixture.remove(external);
+    assert_eq!(fixture.messages(), Vec::<String>::new());
+}

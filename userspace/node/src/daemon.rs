@@ -17,22 +17,18 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use fairlead_capture::{
-    Capture, CaptureError, CaptureSettings, Feature, UnknownNetns as CaptureUnknown,
-};
-use fairlead_config::model::{AccessLogEncoding, AccessLogSettings, LocalPod, MeshSettings};
+use fairlead_capture::{Capture, CaptureError};
+use fairlead_config::model::LocalPod;
 use fairlead_config::{SnapshotHandle, Subscription};
-use fairlead_identity::{CaClient, CaDirectory, IdentityStore, StoreSettings};
+use fairlead_identity::IdentityStore;
 use fairlead_proxy::transport::Transport;
 use fairlead_proxy::{DataPlane, Deps};
 use fairlead_telemetry::Telemetry;
-use fairlead_telemetry::access_log::{AccessLogConfig, Encoding};
 use fairlead_types::{PodSockets, WorkloadId};
-use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
 use crate::admin::Server;
-use crate::configuration::{Configuration, Entry, refused};
+use crate::configuration::Configuration;
 use crate::enrolment::{Carrier, Enrolment, Surroundings};
 use crate::logging::Logging;
 use crate::metrics::Sources;
@@ -43,7 +39,7 @@ use crate::runtime::DataRuntime;
 use crate::settings::{Settings, UnknownNetns};
 use crate::signals::{Asked, Signals};
 use crate::supervise::Supervisor;
-use crate::{logging, metrics, supervise};
+use crate::{logging, mesh, metrics, open, supervise};
 
 /// How often idle metric series are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -82,7 +78,7 @@ pub fn run(settings: &Settings) -> ExitCode {
         descriptors,
         "fairlead-node is starting"
     );
-    let outcome = run_logged(settings, &log, dropped);
+    let outcome = run_logged(settings, &log, dropped, descriptors);
     match &outcome {
         Ok(()) => {
             tracing::info!("ended; connections of enrolled pods are refused until a daemon runs");
@@ -97,6 +93,7 @@ fn run_logged(
     settings: &Settings,
     log: &Logging,
     dropped: Result<(), CaptureError>,
+    descriptors: u64,
 ) -> anyhow::Result<()> {
     let admin = StdListener::bind(settings.admin).with_context(|| {
         format!(
@@ -113,8 +110,8 @@ fn run_logged(
         settings.config_dir.display()
     );
     dropped.map_err(|error| anyhow!("start the daemon as root: {error}"))?;
-    let features = kernel_features()?;
-    let capture = open_capture(settings)?;
+    let features = open::kernel_features()?;
+    let capture = open::capture(settings)?;
 
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -125,8 +122,8 @@ fn run_logged(
     let (supervisor, mut ends) = Supervisor::new();
     let configuration = Configuration::start(&settings.config_dir, &settings.node, &supervisor)?;
     let telemetry = Telemetry::new();
-    let (own_problems, _following) = follow_mesh(settings, &configuration, &telemetry);
-    let identity = open_identity(settings, configuration.snapshots())?;
+    let (own_problems, _following) = mesh::follow(settings, &configuration, &telemetry);
+    let identity = open::identity(settings, configuration.snapshots())?;
     let data = DataRuntime::start(settings.run.workers, &supervisor)?;
     let (plane, transport) = {
         let _within = data.handle().enter();
@@ -135,7 +132,7 @@ fn run_logged(
             snapshots: configuration.snapshots().clone(),
             transport: Arc::clone(&transport),
             telemetry: Arc::clone(&telemetry),
-            settings: fairlead_proxy::Settings::default(),
+            settings: open::connection_bounds(settings.run.max_connections, descriptors),
         });
         (Arc::new(plane), transport)
     };
@@ -187,72 +184,6 @@ fn run_logged(
     data.stop();
     control.shutdown_timeout(Duration::from_millis(500));
     outcome
-}
-
-/// Looks at what the kernel offers, and says it.
-fn kernel_features() -> anyhow::Result<Arc<[Feature]>> {
-    let features = fairlead_capture::features();
-    let mut missing = Vec::new();
-    for Feature { name, present, required, without } in &features {
-        if *present {
-            tracing::info!(feature = name, "kernel feature: present");
-        } else if *required {
-            tracing::error!(feature = name, without, "kernel feature: missing");
-            missing.push(*name);
-        } else {
-            tracing::warn!(feature = name, without, "kernel feature: missing, going on without");
-        }
-    }
-    if !missing.is_empty() {
-        bail!(
-            "the kernel lacks, or does not let this user have: {}. Fairlead needs Linux 5.10 or \
-             newer and root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)",
-            missing.join(", ")
-        );
-    }
-    Ok(features.into())
-}
-
-fn open_capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
-    let cgroup_root = match &settings.capture.cgroup_root {
-        Some(root) => root.clone(),
-        None => fairlead_capture::cgroup2_root().context(
-            "no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup, or name one \
-             with --cgroup-root",
-        )?,
-    };
-    let capture = Capture::open(CaptureSettings {
-        pin_dir: settings.capture.state_dir.clone(),
-        unknown_netns: match settings.capture.unknown_netns {
-            UnknownNetns::Pass => CaptureUnknown::Pass,
-            UnknownNetns::Refuse => CaptureUnknown::Refuse,
-        },
-        ..CaptureSettings::new(cgroup_root)
-    })
-    // Its text has its causes already.
-    .map_err(|error| anyhow!("capture cannot be set up: {error}"))?;
-    Ok(Arc::new(capture))
-}
-
-fn open_identity(
-    settings: &Settings,
-    snapshots: &SnapshotHandle,
-) -> anyhow::Result<Arc<IdentityStore>> {
-    let mesh = Arc::clone(&snapshots.load().mesh);
-    let dir = &settings.identity.ca_dir;
-    let ca: Arc<dyn CaClient> =
-        Arc::new(CaDirectory::open(dir, &mesh.trust_domain).with_context(|| {
-            format!(
-                "the certificate authority in {} cannot be used; name another directory with \
-                 --ca-dir, or mend this one",
-                dir.display()
-            )
-        })?);
-    let store = StoreSettings {
-        ttl: settings.identity.ttl,
-        trust_domain_aliases: mesh.trust_domain_aliases.to_vec(),
-    };
-    Ok(IdentityStore::new(ca, store))
 }
 
 fn surroundings(
@@ -389,52 +320,4 @@ async fn live(
 
 async fn second(signals: &mut Signals) {
     while signals.next().await != Asked::End {}
-}
-
-/// Has the access log follow MeshConfig, or the setting that overrides its file. What the daemon
-/// cannot follow is kept for `/problems`.
-fn follow_mesh(
-    settings: &Settings,
-    configuration: &Configuration,
-    telemetry: &Arc<Telemetry>,
-) -> (Arc<Mutex<Vec<Entry>>>, Subscription) {
-    let problems: Arc<Mutex<Vec<Entry>>> = Arc::default();
-    let kept = Arc::clone(&problems);
-    let telemetry = Arc::clone(telemetry);
-    let file = settings.log.access_log_file.clone();
-    let at_start = Arc::clone(&configuration.snapshots().load().mesh);
-    let subscription = configuration.snapshots().subscribe(move |snapshot| {
-        let mut found = Vec::new();
-        let config = access_log_config(&snapshot.mesh.access_log, file.as_deref());
-        if let Err(error) = telemetry.access_log().configure(&config) {
-            found.push(refused("MeshConfig", "accessLogFormat", error.to_string()));
-        }
-        let domains =
-            |mesh: &MeshSettings| (mesh.trust_domain.clone(), mesh.trust_domain_aliases.clone());
-        if domains(&snapshot.mesh) != domains(&at_start) {
-            let message = format!(
-                "certificates are still those of {}: the trust domain and its aliases take effect \
-                 when the daemon is restarted",
-                at_start.trust_domain
-            );
-            found.push(refused("MeshConfig", "trustDomain", message));
-        }
-        let mut kept = kept.lock();
-        for problem in found.iter().filter(|problem| !kept.contains(problem)) {
-            tracing::error!(field = problem.field, "MeshConfig: {}", problem.message);
-        }
-        *kept = found;
-    });
-    (problems, subscription)
-}
-
-fn access_log_config(mesh: &AccessLogSettings, file: Option<&str>) -> AccessLogConfig {
-    AccessLogConfig {
-        file: file.or(mesh.file.as_deref()).unwrap_or_default().to_owned(),
-        encoding: match mesh.encoding {
-            AccessLogEncoding::Text => Encoding::Text,
-            AccessLogEncoding::Json => Encoding::Json,
-        },
-        format: mesh.format.as_deref().unwrap_or_default().to_owned(),
-    }
 }

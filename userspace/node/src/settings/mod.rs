@@ -22,6 +22,11 @@ const MAX_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Longest wait for connections at the end.
 const MAX_DRAIN: Duration = Duration::from_secs(3600);
 
+/// Most connections that can be asked for.
+const MAX_CONNECTIONS: usize = 10_000_000;
+/// Most flows that can be asked for: each is a kernel map entry.
+const MAX_FLOWS: u32 = 1 << 22;
+
 /// Settings, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -59,6 +64,10 @@ pub struct CaptureSettings {
     pub cgroup_root: Option<PathBuf>,
     /// What happens to network namespaces that nobody has spoken for.
     pub unknown_netns: UnknownNetns,
+    /// Connections on their way between kernel and daemon.
+    pub max_flows: u32,
+    /// Whether the kernel programs log.
+    pub kernel_log: bool,
 }
 
 /// Threads and the end.
@@ -68,6 +77,8 @@ pub struct RunSettings {
     pub workers: usize,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
+    /// Connections carried at the same time.
+    pub max_connections: usize,
 }
 
 /// What is logged.
@@ -137,11 +148,14 @@ impl Settings {
                 state_dir: capture.state_dir.unwrap_or_else(|| "/sys/fs/bpf/fairlead".into()),
                 cgroup_root: capture.cgroup_root,
                 unknown_netns: capture.unknown_netns.unwrap_or_default(),
+                max_flows: capture.max_flows.unwrap_or(fairlead_capture::DEFAULT_MAX_FLOWS),
+                kernel_log: capture.kernel_log.unwrap_or(false),
             },
             admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15000))),
             run: RunSettings {
                 workers: run.workers.unwrap_or(1),
                 drain: run.drain.map_or(Duration::from_secs(30), |s| s.0),
+                max_connections: run.max_connections.unwrap_or(250_000),
             },
             log: LogSettings {
                 level: log.log_level.unwrap_or_else(|| "info".into()),
@@ -170,6 +184,12 @@ impl Settings {
         }
         if !(MIN_TTL..=MAX_TTL).contains(&self.identity.ttl) {
             return Err(value("--cert-ttl", "5s to 2160h"));
+        }
+        if self.run.max_connections == 0 || self.run.max_connections > MAX_CONNECTIONS {
+            return Err(value("--max-connections", format!("1 to {MAX_CONNECTIONS}")));
+        }
+        if self.capture.max_flows == 0 || self.capture.max_flows > MAX_FLOWS {
+            return Err(value("--max-flows", format!("1 to {MAX_FLOWS}")));
         }
         if self.run.drain > MAX_DRAIN {
             return Err(value("--drain", "1h at most"));

@@ -113,6 +113,17 @@ pub struct CaptureOptions {
     /// What connections get that leave a network namespace nobody has spoken for [default: pass]
     #[arg(long, value_name = "POLICY", env = "FAIRLEAD_UNKNOWN_NETNS")]
     pub unknown_netns: Option<UnknownNetns>,
+
+    /// Connections that may be on their way from the kernel programs to the daemon or from it to
+    /// an application; beyond it they are refused [default: 16384]
+    #[arg(long, value_name = "N", env = "FAIRLEAD_MAX_FLOWS")]
+    pub max_flows: Option<u32>,
+
+    /// Have the kernel programs log what they do, at level debug; they contain nothing of it
+    /// otherwise [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+          env = "FAIRLEAD_KERNEL_LOG")]
+    pub kernel_log: Option<bool>,
 }
 
 /// What happens to network namespaces that are neither enrolled nor known to be left alone.
@@ -139,6 +150,11 @@ pub struct RunOptions {
     /// How long connections may go on after SIGTERM [default: 30s]
     #[arg(long, value_name = "DURATION", env = "FAIRLEAD_DRAIN")]
     pub drain: Option<Span>,
+
+    /// Connections carried at the same time; one more is refused [default: 250000, or what the
+    /// limit of descriptors allows]
+    #[arg(long, value_name = "N", env = "FAIRLEAD_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
 }
 
 /// `log` of the settings file.
@@ -203,10 +219,13 @@ impl Options {
                 state_dir: self.capture.state_dir.or(file.capture.state_dir),
                 cgroup_root: self.capture.cgroup_root.or(file.capture.cgroup_root),
                 unknown_netns: self.capture.unknown_netns.or(file.capture.unknown_netns),
+                max_flows: self.capture.max_flows.or(file.capture.max_flows),
+                kernel_log: self.capture.kernel_log.or(file.capture.kernel_log),
             },
             run: RunOptions {
                 workers: self.run.workers.or(file.run.workers),
                 drain: self.run.drain.or(file.run.drain),
+                max_connections: self.run.max_connections.or(file.run.max_connections),
             },
             log: LogOptions {
                 log_level: self.log.log_level.or(file.log.log_level),

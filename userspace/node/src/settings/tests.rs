@@ -35,7 +35,9 @@ fn defaults() {
     assert_eq!(settings.identity.ttl, Duration::from_secs(3600));
     assert_eq!(settings.capture.unknown_netns, UnknownNetns::Pass);
     assert_eq!(settings.admin, "127.0.0.1:15000".parse().unwrap());
-    assert_eq!(settings.run, RunSettings { workers: 1, drain: Duration::from_secs(30) });
+    let run = RunSettings { workers: 1, drain: Duration::from_secs(30), max_connections: 250_000 };
+    assert_eq!(settings.run, run);
+    assert!(!settings.capture.kernel_log);
     assert_eq!(settings.log.access_log_file, None);
 }
 
@@ -50,8 +52,11 @@ fn every_flag_reaches_its_setting() {
         "--state-dir=/sys/fs/bpf/a",
         "--cgroup-root=/sys/fs/cgroup/a",
         "--unknown-netns=refuse",
+        "--max-flows=100",
+        "--kernel-log",
         "--workers=2",
         "--drain=1m30s",
+        "--max-connections=9",
         "--log-level=debug",
         "--log-format=json",
         "--access-log-file=/dev/stdout",
@@ -65,9 +70,11 @@ fn every_flag_reaches_its_setting() {
             state_dir: "/sys/fs/bpf/a".into(),
             cgroup_root: Some("/sys/fs/cgroup/a".into()),
             unknown_netns: UnknownNetns::Refuse,
+            max_flows: 100,
+            kernel_log: true,
         },
         admin: "[::1]:9".parse().unwrap(),
-        run: RunSettings { workers: 2, drain: Duration::from_secs(90) },
+        run: RunSettings { workers: 2, drain: Duration::from_secs(90), max_connections: 9 },
         log: LogSettings {
             level: "debug".into(),
             format: LogFormat::Json,
@@ -86,7 +93,9 @@ capture:
   stateDir: /sys/fs/bpf/a
   cgroupRoot: /sys/fs/cgroup/a
   unknownNetns: refuse
-run: {workers: 2, drain: 1m30s}
+  maxFlows: 100
+  kernelLog: true
+run: {workers: 2, drain: 1m30s, maxConnections: 9}
 log: {level: debug, format: json, accessLogFile: /dev/stdout}
 ";
 
@@ -102,7 +111,9 @@ fn a_file_says_the_same_and_flags_come_before_it() {
     let flags = ["--settings", file.as_str(), "--node=flag", "--workers=3", "--cert-ttl=1h"];
     let both = Settings::resolve(options(&flags)).unwrap();
     assert_eq!(both.node, "flag");
-    assert_eq!(both.run, RunSettings { workers: 3, drain: Duration::from_secs(90) });
+    assert_eq!((both.run.workers, both.run.drain), (3, Duration::from_secs(90)));
+    assert_eq!((both.run.max_connections, both.capture.max_flows), (9, 100));
+    assert!(both.capture.kernel_log);
     assert_eq!(both.identity.ttl, Duration::from_secs(3600));
     assert_eq!(both.admin, from_file.admin);
 }
@@ -114,6 +125,8 @@ fn what_is_wrong_is_named() {
         (&["--admin=[fd00::1]:15000"], "--admin"),
         (&["--workers=0"], "1 to 256"),
         (&["--cert-ttl=1s"], "--cert-ttl"),
+        (&["--max-connections=0"], "--max-connections"),
+        (&["--max-flows=0"], "--max-flows"),
         (&["--drain=2h"], "--drain"),
         (&["--node="], "--node"),
         (&["--settings=/nowhere/at/all"], "/nowhere/at/all"),

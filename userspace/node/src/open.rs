@@ -1,0 +1,104 @@
+//! What the daemon opens before it starts: the kernel and the certificate authority. Each failure
+//! says the next step.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow, bail};
+use fairlead_capture::{Capture, CaptureSettings, Feature, UnknownNetns as CaptureUnknown};
+use fairlead_config::SnapshotHandle;
+use fairlead_identity::{CaClient, CaDirectory, IdentityStore, StoreSettings};
+
+use crate::settings::{Settings, UnknownNetns};
+
+/// Descriptors of a carried connection: that of the client and that of the server.
+const DESCRIPTORS_EACH: usize = 2;
+/// Descriptors for everything else: listeners, kernel objects, sessions, files, the admin API.
+const RESERVED: usize = 1024;
+
+/// Looks at what the kernel offers, and says it.
+pub(crate) fn kernel_features() -> anyhow::Result<Arc<[Feature]>> {
+    let features = fairlead_capture::features();
+    let mut missing = Vec::new();
+    for Feature { name, present, required, without } in &features {
+        if *present {
+            tracing::info!(feature = name, "kernel feature: present");
+        } else if *required {
+            tracing::error!(feature = name, without, "kernel feature: missing");
+            missing.push(*name);
+        } else {
+            tracing::warn!(feature = name, without, "kernel feature: missing, going on without");
+        }
+    }
+    if !missing.is_empty() {
+        bail!(
+            "the kernel lacks, or does not let this user have: {}. Fairlead needs Linux 5.10 or \
+             newer and root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)",
+            missing.join(", ")
+        );
+    }
+    Ok(features.into())
+}
+
+/// How many connections can be carried. One that could not get its descriptors would fail in the
+/// middle; beyond the bound it is refused, and that is told.
+pub(crate) fn connection_bounds(wanted: usize, descriptors: u64) -> fairlead_proxy::Settings {
+    let possible = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(RESERVED)
+        / DESCRIPTORS_EACH;
+    let connections = wanted.min(possible.max(1));
+    if connections < wanted {
+        tracing::warn!(
+            descriptors,
+            connections,
+            wanted,
+            "the limit of descriptors allows fewer connections than wanted: raise it (ulimit -Hn, \
+             LimitNOFILE) before the daemon starts"
+        );
+    }
+    let usual = fairlead_proxy::Settings::default();
+    let connections_per_pod = usual.connections_per_pod.min(connections);
+    fairlead_proxy::Settings { connections, connections_per_pod }
+}
+
+pub(crate) fn capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
+    let cgroup_root = match &settings.capture.cgroup_root {
+        Some(root) => root.clone(),
+        None => fairlead_capture::cgroup2_root().context(
+            "no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup, or name one \
+             with --cgroup-root",
+        )?,
+    };
+    let capture = Capture::open(CaptureSettings {
+        pin_dir: settings.capture.state_dir.clone(),
+        unknown_netns: match settings.capture.unknown_netns {
+            UnknownNetns::Pass => CaptureUnknown::Pass,
+            UnknownNetns::Refuse => CaptureUnknown::Refuse,
+        },
+        max_flows: settings.capture.max_flows,
+        diagnostics: settings.capture.kernel_log,
+        ..CaptureSettings::new(cgroup_root)
+    })
+    // Its text has its causes already.
+    .map_err(|error| anyhow!("capture cannot be set up: {error}"))?;
+    Ok(Arc::new(capture))
+}
+
+pub(crate) fn identity(
+    settings: &Settings,
+    snapshots: &SnapshotHandle,
+) -> anyhow::Result<Arc<IdentityStore>> {
+    let mesh = Arc::clone(&snapshots.load().mesh);
+    let dir = &settings.identity.ca_dir;
+    let ca: Arc<dyn CaClient> =
+        Arc::new(CaDirectory::open(dir, &mesh.trust_domain).with_context(|| {
+            format!(
+                "the certificate authority in {} cannot be used; name another directory with \
+                 --ca-dir, or mend this one",
+                dir.display()
+            )
+        })?);
+    let store = StoreSettings {
+        ttl: settings.identity.ttl,
+        trust_domain_aliases: mesh.trust_domain_aliases.to_vec(),
+    };
+    Ok(IdentityStore::new(ca, store))
+}

@@ -1,3 +1,31 @@
-//! The command line: what istioctl is to Istio.
+//! `fairlead`: the command line, what istioctl is to Istio. One file per subcommand in
+//! `commands/`; what they share in `output/`.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Exit code for wrong usage and for what could not be done at all.
+const USAGE: u8 = 2;
+
+/// Works with a Fairlead mesh.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("fairlead: {error:#}");
+            ExitCode::from(USAGE)
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::sink::Sink;
+use super::sink::{Pushed, Sink};
 use crate::metrics::{Counter, Registry};
 
 /// Lines that are written by a thread. When the queue is full they are dropped and counted.
@@ -23,7 +23,7 @@ impl Lines {
 
     /// Queues a line, which ends with its line feed. Never waits.
     pub fn write(&self, line: &[u8]) {
-        if !self.sink.queue().push(line) {
+        if self.sink.queue().push(line) != Pushed::Queued {
             self.dropped.inc();
         }
     }

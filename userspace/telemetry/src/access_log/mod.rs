@@ -42,7 +42,7 @@ use parking_lot::Mutex;
 pub use format::{DEFAULT_TEXT_FORMAT, FormatError, LogFormat};
 pub use lines::Lines;
 pub use record::{Captured, LogRecord};
-use sink::Sink;
+use sink::{Pushed, Sink};
 
 use crate::metrics::{Counter, Registry};
 
@@ -140,10 +140,18 @@ impl AccessLog {
         LINE.with_borrow_mut(|line| {
             line.clear();
             format.render(record, line);
-            if format.sink.push(line) {
-                self.lines.inc();
-            } else {
-                self.dropped.inc();
+            let mut pushed = format.sink.push(line);
+            if pushed == Pushed::Closed
+                && let Some(now) = self.active()
+            {
+                // The log has moved since the request began.
+                pushed = now.sink.push(line);
+            }
+            match pushed {
+                Pushed::Queued => self.lines.inc(),
+                Pushed::Full => self.dropped.inc(),
+                // Logging was switched off.
+                Pushed::Closed => {}
             }
             // One huge header must not keep its memory for ever.
             if line.capacity() > 64 * 1024 {

@@ -39,13 +39,27 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue(Option<Arc<Shared>>);
 
+/// What became of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It will be written.
+    Queued,
+    /// There is no room for it.
+    Full,
+    /// Nobody writes any more.
+    Closed,
+}
+
 impl Queue {
-    /// Whether the line was taken.
-    pub(crate) fn push(&self, line: &[u8]) -> bool {
-        let Some(shared) = &self.0 else { return false };
+    /// Queues a line. Never waits.
+    pub(crate) fn push(&self, line: &[u8]) -> Pushed {
+        let Some(shared) = &self.0 else { return Pushed::Closed };
         let mut state = shared.state.lock();
-        if state.closed || state.queued.len() + line.len() > MAX_QUEUED {
-            return false;
+        if state.closed {
+            return Pushed::Closed;
+        }
+        if state.queued.len() + line.len() > MAX_QUEUED {
+            return Pushed::Full;
         }
         let wake = state.queued.is_empty() && !state.writing;
         state.queued.extend_from_slice(line);
@@ -53,7 +67,7 @@ impl Queue {
         if wake {
             shared.to_writer.notify_one();
         }
-        true
+        Pushed::Queued
     }
 }
 
@@ -74,7 +88,7 @@ impl Sink {
             complained: false,
         };
         if let Err(error) =
-            std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run())
+            std::thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())
         {
             shared.state.lock().closed = true;
             tracing::error!(%error, "no thread for the access log: nothing will be logged");

@@ -122,7 +122,7 @@ fn the_json_schema() {
     assert_eq!(value["response_code"], 200);
     assert_eq!(value["bytes_sent"], 295);
     assert_eq!(value["duration"], 12);
-    assert_eq!(value["upstream_service_time"], 11);
+    assert_eq!(value["upstream_service_time"], "11", "text, as every header");
     assert_eq!(value["user_agent"], "curl/8 \"x\"");
     assert_eq!(value["requested_server_name"], Value::Null);
     assert_eq!(value["reason"], "say \"why\"\n");
@@ -273,12 +273,16 @@ fn configuration_can_change_and_end() {
     write(&log, 2);
     log.flush();
     assert_eq!(std::fs::read_to_string(&one).unwrap(), "1\n2\n", "the last good format stays");
+    let under_way = log.active().unwrap();
     log.configure(&AccessLogConfig { format: "x%BYTES_SENT%".into(), ..bad.clone() }).unwrap();
     write(&log, 3);
+    log.write(&under_way, &LogRecord { bytes_sent: 4, ..LogRecord::default() });
     log.flush();
-    assert_eq!(std::fs::read_to_string(&two).unwrap(), "x3\n");
+    assert_eq!(std::fs::read_to_string(&two).unwrap(), "x3\n4\n", "who began before is logged");
     log.configure(&AccessLogConfig::default()).unwrap();
     assert!(log.active().is_none());
+    log.write(&under_way, &LogRecord::default());
+    assert_eq!((log.lines.get(), log.dropped.get()), (4, 0), "switched off is not dropped");
 }
 
 #[test]

@@ -107,6 +107,14 @@ pub struct PodEntry {
     pub inbound_v4: u16,
     /// Port of the inbound IPv6 listener.
     pub inbound_v6: u16,
+    /// Which build of the programs the pod's own one is of; userspace's.
+    pub build: u64,
+    /// What captured sockets show as their own address: the pod's, or unspecified.
+    pub addr_v6: Addr,
+    /// The same for IPv4, as it lies in memory.
+    pub addr_v4: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Which listener of a pod.
@@ -371,7 +379,7 @@ macro_rules! layout {
 }
 
 layout! {
-    PodEntry = 8 / 4,
+    PodEntry = 40 / 8,
     ListenerKey = 16 / 8,
     EndKey = 32 / 8,
     Flow = 40 / 8,

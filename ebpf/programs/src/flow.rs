@@ -87,12 +87,17 @@ fn publish(ctx: &SockOpsContext) {
     let _: Result<(), i32> = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
-/// A handshake failed: nobody will take the entry. (After the handshake somebody does, even if
-/// this socket is closed by then.)
+/// A handshake ended. If it failed, nobody will take the entry; otherwise somebody does, even if
+/// this socket is closed by then, and there is nothing more to hear of it.
 #[inline(always)]
 fn withdraw(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
-    if old != BPF_TCP_SYN_SENT || new != BPF_TCP_CLOSE {
+    if old != BPF_TCP_SYN_SENT {
+        return;
+    }
+    if new != BPF_TCP_CLOSE {
+        let flags = ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG;
+        let _: Result<(), i32> = ctx.set_cb_flags(flags as i32);
         return;
     }
     let ops = ctx.ops;

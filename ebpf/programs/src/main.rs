@@ -13,6 +13,7 @@ mod flow;
 mod maps;
 mod peername;
 mod sock;
+mod sockname;
 mod steer;
 
 /// The kernel gives its helpers only to programs with a GPL-compatible licence.

@@ -201,7 +201,7 @@ fn carry_over(pins: &PinDir, maps: &Maps) -> Result<(), CaptureError> {
         for pod in pods {
             let known = maps.pods.get(&pod).step(|| "reading pods".into())?.is_some();
             if !known {
-                let entry = PodEntry { flags: pod_flags::ENROLLED, inbound_v4: 0, inbound_v6: 0 };
+                let entry = PodEntry { flags: pod_flags::ENROLLED, ..PodEntry::default() };
                 maps.pods.insert(&pod, &entry).step(|| "carrying a pod over".into())?;
             }
         }
@@ -229,10 +229,17 @@ fn start_sweeper(inner: Weak<Inner>) -> Result<mpsc::Sender<()>, CaptureError> {
     Ok(sender)
 }
 
-/// Pods that the maps know and this process has not enrolled or exempted: left by an earlier
+/// Pods that the maps know as enrolled and this process has not enrolled: left by an earlier
 /// daemon, and refused.
 pub(crate) fn leftovers(inner: &Inner) -> Result<Vec<NetnsCookie>, CaptureError> {
-    let known = inner.maps.pods.keys(MAX_PODS_READ).step(|| "reading pods".into())?;
     let pods = inner.pods();
-    Ok(known.into_iter().map(NetnsCookie).filter(|cookie| !pods.contains_key(cookie)).collect())
+    let mut left = Vec::new();
+    for cookie in inner.maps.pods.keys(MAX_PODS_READ).step(|| "reading pods".into())? {
+        let entry = inner.maps.pods.get(&cookie).step(|| "reading pods".into())?;
+        let enrolled = entry.is_some_and(|pod| pod.flags & pod_flags::ENROLLED != 0);
+        if enrolled && !pods.contains_key(&NetnsCookie(cookie)) {
+            left.push(NetnsCookie(cookie));
+        }
+    }
+    Ok(left)
 }

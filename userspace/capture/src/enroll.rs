@@ -1,14 +1,14 @@
 //! Pods join and leave. Existing connections stay as they are; new ones follow the new state.
 
-use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use fairlead_abi::{
-    CIDR_NETNS_BITS, CIDR_V4_BITS, CidrKey, CidrPrefix, ListenerKey, PodEntry, PortKey, direction,
-    pod_flags, role,
+    Addr, CIDR_NETNS_BITS, CIDR_V4_BITS, CidrKey, CidrPrefix, ListenerKey, PodEntry, PortKey,
+    direction, pod_flags, role,
 };
 use fairlead_types::{NetnsCookie, PodSockets, WorkloadId};
 use ipnet::IpNet;
@@ -21,9 +21,7 @@ use crate::programs;
 use crate::settings::{Leaving, PodSpec};
 use crate::sys::bpf::AttachType;
 use crate::sys::netns::Netns;
-use crate::sys::socket;
-
-use std::os::fd::AsFd;
+use crate::sys::{ifaddrs, socket};
 
 /// Entries of the exclusion maps looked at when a pod's own are replaced.
 const MAX_EXCLUSIONS_READ: usize = 65_536;
@@ -109,12 +107,11 @@ impl Capture {
         }
         let known = inner.maps.pods.get(&cookie.0).step(|| "reading pods".into())?;
         let was_enrolled = known.is_some_and(|pod| pod.flags & pod_flags::ENROLLED != 0);
-        let sockets = join(inner, spec, netns).inspect_err(|_| {
+        let (sockets, port) = join(inner, spec, netns, known).inspect_err(|_| {
             if !was_enrolled && let Err(error) = part(inner, cookie, known) {
                 tracing::warn!(pod = %spec.id, %error, "undoing an enrolment");
             }
         })?;
-        let (sockets, port) = sockets;
         pods.insert(cookie, Enrolled { id: spec.id.clone(), port: Arc::downgrade(&port) });
         tracing::info!(
             pod = %spec.id, netns = %cookie, micros = started.elapsed().as_micros(),
@@ -185,7 +182,7 @@ pub fn netns_cookie(path: &Path) -> Result<NetnsCookie, CaptureError> {
 
 fn entry_after(leaving: Leaving) -> Option<PodEntry> {
     match leaving {
-        Leaving::Exempt => Some(PodEntry { flags: pod_flags::PASS, inbound_v4: 0, inbound_v6: 0 }),
+        Leaving::Exempt => Some(PodEntry { flags: pod_flags::PASS, ..PodEntry::default() }),
         Leaving::Gone => None,
     }
 }
@@ -195,6 +192,7 @@ fn join(
     inner: &Inner,
     spec: &PodSpec,
     netns: Netns,
+    known: Option<PodEntry>,
 ) -> Result<(PodSockets, Arc<Port>), CaptureError> {
     let cookie = netns.cookie();
     let backlog = i32::try_from(inner.settings.listen_backlog).unwrap_or(i32::MAX);
@@ -204,21 +202,30 @@ fn join(
         .step(|| format!("making the listeners of {}", spec.id))?;
     let (inbound_v4, inbound_v6) =
         listeners.inbound_ports().step(|| "reading the listeners' ports".into())?;
+    let (addr_v4, addr_v6) = own_addresses(&netns)?;
     let flags = pod_flags::ENROLLED | exclude(inner, cookie, spec)?;
     for (role, listener) in listeners.by_role() {
         let key = ListenerKey { netns: cookie.0, role, pad: 0 };
         let fd = listener.as_raw_fd().unsigned_abs();
         inner.maps.listeners.insert(&key, &fd).step(|| "publishing a listener".into())?;
     }
-    let steer = inner.loading.steer(cookie)?;
-    inner
-        .maps
-        .pods
-        .insert(&cookie.0, &PodEntry { flags, inbound_v4, inbound_v6 })
-        .step(|| format!("publishing {}", spec.id))?;
     let link = inner.loading.pins.steer_link(cookie);
-    programs::put(steer.as_fd(), netns.fd(), AttachType::SkLookup, &link)
-        .step(|| format!("attaching to the network namespace of {}", spec.id))?;
+    let build = inner.loading.build();
+    let steered = known.is_some_and(|pod| pod.build == build) && link.exists();
+    let publish = |build| {
+        let entry = PodEntry { flags, inbound_v4, inbound_v6, build, addr_v6, addr_v4, pad: 0 };
+        inner.maps.pods.insert(&cookie.0, &entry).step(|| format!("publishing {}", spec.id))
+    };
+    if steered {
+        publish(build)?;
+    } else {
+        let steer = inner.loading.steer(cookie)?;
+        // Not of this build before its program is in place.
+        publish(0)?;
+        programs::put(steer.as_fd(), netns.fd(), AttachType::SkLookup, &link)
+            .step(|| format!("attaching to the network namespace of {}", spec.id))?;
+        publish(build)?;
+    }
     let port = Arc::new(Port::new(netns, Arc::clone(&inner.maps)));
     let Listeners { outbound_v4, inbound_v4, v6 } = listeners;
     let (mut outbound, mut inbound) = (vec![outbound_v4], vec![inbound_v4]);
@@ -227,6 +234,17 @@ fn join(
         inbound.push(inbound_v6);
     }
     Ok((PodSockets { outbound, inbound, port: port.clone() }, port))
+}
+
+/// The pod's first global address of each family, zero without one.
+fn own_addresses(netns: &Netns) -> Result<(u32, Addr), CaptureError> {
+    let all = netns
+        .within(ifaddrs::addresses)
+        .and_then(|all| all)
+        .step(|| "reading the pod's addresses".into())?;
+    let v4 = all.iter().find(|ip| matches!(ip, IpAddr::V4(v4) if !v4.is_link_local()));
+    let v6 = all.iter().find(|ip| matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local()));
+    Ok((v4.map_or(0, |ip| to_abi(*ip)[3]), v6.map_or([0; 4], |ip| to_abi(*ip))))
 }
 
 /// Parts: the reverse of [`join`]. `after` is what the table of pods says from then on.

@@ -6,8 +6,7 @@
 //! namespace ([`fairlead_types::PodSockets`]). Programs, maps and links are pinned: when the
 //! daemon dies, the kernel refuses the connections of enrolled pods until a daemon takes over.
 //!
-//! The only crate of userspace with `unsafe`; it is confined to `sys` and the opening of maps.
-#![expect(unsafe_code, reason = "system calls that the standard library does not offer")]
+//! The only crate of userspace with `unsafe`; it is confined to `sys`.
 
 mod addr;
 mod capture;
@@ -16,12 +15,15 @@ mod diagnostics;
 mod enroll;
 mod error;
 mod features;
+#[doc(hidden)]
+pub mod fuzz;
 mod maps;
 mod place;
 mod port;
 mod programs;
 mod settings;
 mod sweep;
+#[expect(unsafe_code, reason = "system calls that the standard library does not offer")]
 mod sys;
 
 pub use capture::Capture;

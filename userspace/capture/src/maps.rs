@@ -1,9 +1,9 @@
 //! The maps from userspace's side, and where they and everything else is pinned.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use aya::Pod;
 use fairlead_abi::{
     ABI_VERSION, CidrPrefix, Client, EndKey, Flow, ListenerKey, PodEntry, PodKey, PortKey,
     Settings, SocketState,
@@ -11,7 +11,7 @@ use fairlead_abi::{
 use fairlead_types::NetnsCookie;
 
 use crate::error::{CaptureError, Step};
-use crate::sys::bpf::{BpfMap, get_pinned};
+use crate::sys::bpf::{BpfMap, get_pinned, keys_of};
 
 /// Names of the maps in the object that are pinned; the programs' constants are not.
 pub(crate) const PINNED_MAPS: &[&str] = &[
@@ -97,39 +97,33 @@ impl Maps {
     /// Opens the maps pinned in `dir`, which the loader made from this build's object or found
     /// pinned under this build's ABI version.
     pub(crate) fn open(dir: &Path) -> Result<Self, CaptureError> {
-        let fd = |name: &str| -> Result<OwnedFd, CaptureError> {
-            let path = dir.join(name);
-            get_pinned(&path).step(|| format!("opening {}", path.display()))
-        };
-        // SAFETY: maps of this ABI version have keys and values of these types: both sides take
-        // them from `fairlead-abi`.
-        unsafe {
-            Ok(Self {
-                pods: BpfMap::from_fd(fd("PODS")?),
-                listeners: BpfMap::from_fd(fd("LISTENERS")?),
-                flows: BpfMap::from_fd(fd("FLOWS")?),
-                clients: BpfMap::from_fd(fd("CLIENTS")?),
-                excluded_ports: BpfMap::from_fd(fd("EXCLUDED_PORTS")?),
-                excluded_cidrs: BpfMap::from_fd(fd("EXCLUDED_CIDRS")?),
-                settings: BpfMap::from_fd(fd("SETTINGS")?),
-                counters: BpfMap::from_fd(fd("COUNTERS")?),
-                sockets: BpfMap::from_fd(fd("SOCKETS")?),
-            })
-        }
+        Ok(Self {
+            pods: open(dir, "PODS")?,
+            listeners: open(dir, "LISTENERS")?,
+            flows: open(dir, "FLOWS")?,
+            clients: open(dir, "CLIENTS")?,
+            excluded_ports: open(dir, "EXCLUDED_PORTS")?,
+            excluded_cidrs: open(dir, "EXCLUDED_CIDRS")?,
+            settings: open(dir, "SETTINGS")?,
+            counters: open(dir, "COUNTERS")?,
+            sockets: open(dir, "SOCKETS")?,
+        })
     }
+}
+
+fn open<K: Pod, V: Pod>(dir: &Path, name: &str) -> Result<BpfMap<K, V>, CaptureError> {
+    let path = dir.join(name);
+    get_pinned(&path).and_then(BpfMap::new).step(|| format!("opening {}", path.display()))
 }
 
 /// The pods that a map of another ABI version knows. Only its keys are read: they are the one
 /// thing that never changes.
 pub(crate) fn pods_of_version(version: &Path) -> io::Result<Vec<PodKey>> {
-    let fd = match get_pinned(&version.join("maps/PODS")) {
-        Ok(fd) => fd,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    // SAFETY: `keys` touches keys alone, and they are `u64` in every version.
-    let pods: BpfMap<PodKey, u8> = unsafe { BpfMap::from_fd(fd) };
-    pods.keys(MAX_PODS_READ)
+    match get_pinned(&version.join("maps/PODS")) {
+        Ok(fd) => keys_of(fd, MAX_PODS_READ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Entries read of a map of pods at most.

@@ -27,7 +27,7 @@ pub fn cgroup2_root() -> Result<PathBuf, CaptureError> {
 }
 
 /// The mount point of the first cgroup v2 mount (proc(5): fields up to `-`, then the type).
-fn parse_cgroup2_root(mountinfo: &str) -> Option<PathBuf> {
+pub(crate) fn parse_cgroup2_root(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (fields, kind) = line.split_once(" - ")?;
         kind.starts_with("cgroup2 ").then(|| fields.split(' ').nth(4)).flatten().map(PathBuf::from)
@@ -90,7 +90,7 @@ pub(crate) fn possible_cpus() -> io::Result<usize> {
 }
 
 /// The number of slots for a list such as `0-3,8`: the highest number and one.
-fn parse_cpus(list: &str) -> Option<usize> {
+pub(crate) fn parse_cpus(list: &str) -> Option<usize> {
     let last = list.trim().rsplit([',', '-']).next()?;
     last.parse::<usize>().ok()?.checked_add(1)
 }

@@ -1,9 +1,11 @@
 //! Loads the eBPF programs, attaches them, and replaces running ones.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use aya::programs::{CgroupSock, CgroupSockAddr, ProgramFd, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -18,11 +20,13 @@ use crate::sys::bpf::{self, AttachType};
 /// The object, part of this binary.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fairlead.bpf.o"));
 
-/// The hooks at the cgroup root, in the order in which they are attached: what shows the peer
+/// The hooks at the cgroup root, in the order in which they are attached: what shows addresses
 /// comes before what redirects, so that no application sees the daemon's address.
 pub(crate) const HOOKS: &[(&str, AttachType)] = &[
     ("getpeername4", AttachType::Getpeername4),
     ("getpeername6", AttachType::Getpeername6),
+    ("getsockname4", AttachType::Getsockname4),
+    ("getsockname6", AttachType::Getsockname6),
     ("flow", AttachType::SockOps),
     ("sock_create", AttachType::SockCreate),
     ("connect4", AttachType::Connect4),
@@ -42,6 +46,17 @@ pub(crate) struct Loading {
 }
 
 impl Loading {
+    /// Tells apart what this object, loaded like this, would be from anything else, so that a pod's
+    /// program is not loaded again when a daemon of the same build takes over. Never zero.
+    pub(crate) fn build(&self) -> u64 {
+        static DIGEST: LazyLock<u64> = LazyLock::new(|| {
+            let mut hasher = DefaultHasher::new();
+            OBJECT.hash(&mut hasher);
+            hasher.finish()
+        });
+        (*DIGEST & !3) | 2 | u64::from(self.diagnostics)
+    }
+
     /// Parses the object, makes or opens its maps, and leaves its programs ready to load.
     fn object(&self, pod: u64) -> Result<Ebpf, CaptureError> {
         let maps = self.pins.maps();

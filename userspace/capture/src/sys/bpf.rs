@@ -18,6 +18,7 @@ const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
@@ -32,6 +33,8 @@ pub(crate) enum AttachType {
     Connect6 = 11,
     Getpeername4 = 29,
     Getpeername6 = 30,
+    Getsockname4 = 31,
+    Getsockname6 = 32,
     SkLookup = 36,
 }
 
@@ -92,13 +95,55 @@ pub(crate) struct BpfMap<K, V> {
     types: PhantomData<fn(K) -> V>,
 }
 
+/// What `BPF_OBJ_GET_INFO_BY_FD` says of a map (the beginning of `struct bpf_map_info`).
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
+}
+
+#[repr(C)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    let mut info = MapInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: raw(fd),
+        info_len: size_of::<MapInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the kernel writes at most the length given to `info`, which is live.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info)
+}
+
+fn expect_size(what: &str, is: u32, wanted: usize) -> io::Result<()> {
+    if usize::try_from(is).is_ok_and(|is| is == wanted) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("the map's {what} has {is} bytes, not {wanted}")))
+}
+
+/// All keys of the map behind `fd`, at most `limit`, whatever its values are.
+pub(crate) fn keys_of<K: Pod>(fd: OwnedFd, limit: usize) -> io::Result<Vec<K>> {
+    expect_size("key", map_info(fd.as_fd())?.key_size, size_of::<K>())?;
+    BpfMap::<K, u8> { fd, types: PhantomData }.keys(limit)
+}
+
 impl<K: Pod, V: Pod> BpfMap<K, V> {
-    /// The map behind `fd`.
-    ///
-    /// # Safety
-    /// Its keys and values must have the sizes of `K` and `V`.
-    pub(crate) unsafe fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd, types: PhantomData }
+    /// The map behind `fd`; its keys and values have to have the sizes of `K` and `V`.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let info = map_info(fd.as_fd())?;
+        expect_size("key", info.key_size, size_of::<K>())?;
+        expect_size("value", info.value_size, size_of::<V>())?;
+        Ok(Self { fd, types: PhantomData })
     }
 
     fn elem(&self, key: *const K, value: *mut V, flags: u64) -> ElemAttr {
@@ -114,7 +159,7 @@ impl<K: Pod, V: Pod> BpfMap<K, V> {
     fn read(&self, cmd: libc::c_int, key: &K) -> io::Result<Option<V>> {
         let mut value = MaybeUninit::<V>::uninit();
         let mut attr = self.elem(key, value.as_mut_ptr(), 0);
-        // SAFETY: key and value have the map's sizes by the promise of `from_fd`.
+        // SAFETY: key and value have the map's sizes, which `new` has checked.
         match unsafe { bpf(cmd, &mut attr) } {
             // SAFETY: on success the kernel has written the whole value, and any bytes are a `V`.
             Ok(_) => Ok(Some(unsafe { value.assume_init() })),

@@ -151,7 +151,13 @@ impl Held {
                 while Instant::now() < end {
                     match TcpStream::connect(to) {
                         Ok(_) => open += 1,
-                        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        // A reset is how a listener that dies in the handshake refuses.
+                        Err(error)
+                            if matches!(
+                                error.kind(),
+                                io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
+                            ) =>
+                        {
                             refused += 1;
                         }
                         Err(error) => return Err(error),

@@ -8,6 +8,8 @@
 
 pub mod ca;
 mod certificate;
+#[doc(hidden)]
+pub mod fuzz;
 mod random;
 mod store;
 mod svid;

@@ -232,11 +232,16 @@ fn make(dir: &Path, trust_domain: &TrustDomain) -> Result<(), CaError> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
     let text = files::read(path)?;
-    let list = CertificateDer::pem_slice_iter(text.as_bytes())
+    pem_certificates(text.as_bytes()).map_err(|message| files::error(path, message))
+}
+
+/// The certificates of a PEM text, of which there has to be one at least.
+pub(crate) fn pem_certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let list = CertificateDer::pem_slice_iter(text)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| files::error(path, format!("not PEM: {e}")))?;
+        .map_err(|e| format!("not PEM: {e}"))?;
     if list.is_empty() {
-        return Err(files::error(path, "no certificate in it"));
+        return Err("no certificate in it".to_owned());
     }
     Ok(list)
 }

@@ -15,6 +15,7 @@ use fairlead_types::SpiffeId;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 
 pub use directory::CaDirectory;
+pub(crate) use directory::pem_certificates;
 
 /// A certificate as a CA delivers it.
 #[derive(Clone, Debug)]

@@ -1,0 +1,40 @@
+//! What the fuzz targets reach of the private parsers of this module. No part of the API.
+
+use http::{HeaderMap, Request};
+
+use super::{headers, request};
+
+/// Brings target and path into canonical form.
+///
+/// # Errors
+/// The request is refused.
+pub fn canonical(request: &mut Request<()>) -> Result<(), ()> {
+    request::canonical(request, || "default.example".to_owned()).map_err(|_| ())
+}
+
+/// The canonical form as HTTP/1.1.
+pub fn to_http1(request: &mut Request<()>) {
+    headers::to_http1(request);
+}
+
+/// Removes what belongs to one hop.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    headers::strip_hop_by_hop(headers, upgrade);
+}
+
+/// Whether a switch of protocols is asked for.
+#[must_use]
+pub fn is_upgrade(request: &Request<()>) -> bool {
+    headers::is_upgrade(request)
+}
+
+/// Whether the message is gRPC.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers::is_grpc(headers)
+}
+
+/// What the first hop sets and removes.
+pub fn first_hop(headers: &mut HeaderMap, scheme: &str) {
+    headers::first_hop(headers, scheme);
+}

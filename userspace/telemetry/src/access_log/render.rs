@@ -116,7 +116,10 @@ fn value<'a>(operator: &Operator, record: &'a LogRecord<'_>) -> Value<'a> {
                 _ => None,
             });
             match (found, record.upstream_service_time) {
-                (Value::Missing, Some(time)) if *service_time => Value::Number(millis(time)),
+                (Value::Missing, Some(time)) if *service_time => {
+                    // Text, as every header is.
+                    Value::Owned(millis(time).to_string().into_bytes())
+                }
                 (found, _) => found,
             }
         }

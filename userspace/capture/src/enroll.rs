@@ -250,7 +250,7 @@ fn own_addresses(netns: &Netns) -> Result<(u32, Addr), CaptureError> {
 /// Parts: the reverse of [`join`]. `after` is what the table of pods says from then on.
 fn part(inner: &Inner, cookie: NetnsCookie, after: Option<PodEntry>) -> Result<(), CaptureError> {
     let maps = &inner.maps;
-    programs::remove_pin(&inner.loading.pins.steer_link(cookie))
+    programs::take_away(&inner.loading.pins.steer_link(cookie))
         .step(|| "detaching from a network namespace".into())?;
     match after {
         Some(entry) => maps.pods.insert(&cookie.0, &entry).step(|| "writing a pod".into())?,

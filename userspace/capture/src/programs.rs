@@ -165,6 +165,24 @@ pub(crate) fn put(
     bpf::pin(link.as_fd(), path)
 }
 
+/// Detaches the link pinned at `path` and removes the pin; that there is none is fine.
+pub(crate) fn take_away(path: &Path) -> io::Result<()> {
+    match bpf::get_pinned(path) {
+        Ok(link) => match bpf::link_detach(link.as_fd()) {
+            // Its target is gone already, or it is no link.
+            Err(error)
+                if !matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::EOPNOTSUPP)) =>
+            {
+                return Err(error);
+            }
+            _ => {}
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    remove_pin(path)
+}
+
 /// Removes a pin; that there is none is fine.
 pub(crate) fn remove_pin(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

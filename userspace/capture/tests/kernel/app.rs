@@ -6,10 +6,13 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::bed::{self, Namespace, PATIENCE};
 
+/// The longest order takes less, on a busy machine.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// Set for the application, unset for the test run.
 const VARIABLE: &str = "FAIRLEAD_CAPTURE_TEST_APP";
 /// What its answers begin with; the test harness prints lines of its own.
@@ -19,7 +22,7 @@ const ANSWER: &str = "app> ";
 pub(crate) struct App {
     child: Child,
     orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    answers: mpsc::Receiver<String>,
 }
 
 impl App {
@@ -35,7 +38,7 @@ impl App {
             .spawn()
             .expect("starting an application");
         let orders = child.stdin.take().expect("stdin");
-        let answers = BufReader::new(child.stdout.take().expect("stdout"));
+        let answers = read_answers(child.stdout.take().expect("stdout"));
         Self { child, orders, answers }
     }
 
@@ -46,16 +49,7 @@ impl App {
 
     /// The next answer.
     pub(crate) fn answer(&mut self) -> String {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            let read = self.answers.read_line(&mut line).expect("an answer");
-            assert_ne!(read, 0, "the application ended");
-            // The harness may have begun the line with the test's name.
-            if let Some((_, answer)) = line.split_once(ANSWER) {
-                return answer.trim_end().to_owned();
-            }
-        }
+        self.answers.recv_timeout(ANSWER_PATIENCE).expect("the application does not answer")
     }
 
     pub(crate) fn ask(&mut self, order: &str) -> String {
@@ -69,6 +63,22 @@ impl Drop for App {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Reads on a thread, so that an application that hangs fails its test.
+fn read_answers(output: ChildStdout) -> mpsc::Receiver<String> {
+    let (sender, answers) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // The harness may have begun the line with the test's name.
+            if let Some((_, answer)) = line.split_once(ANSWER)
+                && sender.send(answer.trim_end().to_owned()).is_err()
+            {
+                return;
+            }
+        }
+    });
+    answers
 }
 
 /// The body of the test `app_process`.

@@ -19,8 +19,8 @@ use crate::app;
 /// Longer than anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The cgroup of this test process and its applications, made once and removed at the next start
-/// (a process cannot leave the cgroup that it removes).
+/// The cgroup of this test process and its applications, made once and removed at a later start
+/// (a process cannot remove the cgroup that it is in).
 pub(crate) fn cgroup() -> &'static Path {
     static CGROUP: OnceLock<PathBuf> = OnceLock::new();
     CGROUP.get_or_init(|| {
@@ -33,14 +33,28 @@ pub(crate) fn cgroup() -> &'static Path {
     })
 }
 
+/// What test processes that were killed have left: their names end in their pid, or in that and a
+/// number.
 fn remove_stale(root: &Path) {
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if let Some(pid) = name.strip_prefix("fairlead-test-")
-            && !Path::new("/proc").join(pid).exists()
-        {
-            let _ = fs::remove_dir(entry.path());
+    let dead = |name: &str, prefix: &str| {
+        let pid = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next());
+        pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+    };
+    let names = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let bpffs = Path::new("/sys/fs/bpf");
+    for name in names(bpffs).iter().filter(|name| dead(name, "fairlead-test-")) {
+        let _ = clean(&bpffs.join(name));
+    }
+    for name in names(Path::new("/run/netns")) {
+        if ["fl-pod-", "fl-peer-", "fl-many-"].iter().any(|prefix| dead(&name, prefix)) {
+            let _ = Command::new("ip").args(["netns", "del", &name]).output();
         }
+    }
+    for name in names(root).iter().filter(|name| dead(name, "fairlead-test-")) {
+        let _ = fs::remove_dir(root.join(name));
     }
 }
 

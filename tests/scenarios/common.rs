@@ -10,7 +10,7 @@ pub(crate) const SERVER: &str = "server.default.svc.cluster.local";
 
 /// A client on node 0, a server on node 1, both enrolled, daemons running.
 pub(crate) struct Pair {
-    pub(crate) echo: Process,
+    _echo: Process,
     pub(crate) client: Arc<Pod>,
     pub(crate) server: Arc<Pod>,
     pub(crate) mesh: Mesh,
@@ -55,7 +55,7 @@ pub(crate) fn pair_on(node: usize) -> Result<Pair> {
     mesh.service(service("server"));
     mesh.start()?;
     let echo = server.serve(&echo_args("server", "v1"))?;
-    Ok(Pair { echo, client, server, mesh })
+    Ok(Pair { _echo: echo, client, server, mesh })
 }
 
 /// A pair across the wire.

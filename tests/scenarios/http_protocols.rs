@@ -220,7 +220,7 @@ fn protocols_are_detected_or_declared() -> Result<()> {
     let server = mesh.pod(PodSpec::new("server").on(1))?;
     mesh.service(
         ServiceSpec::new("server")
-            .port("", 8080, 8080)
+            .port("x-any", 8080, 8080)
             .port_with_protocol("web", 80, 8080, "http")
             .port_with_protocol("h2", 81, 8080, "kubernetes.io/h2c")
             .port_with_protocol("http-not", 82, 8080, "tcp")
@@ -231,7 +231,8 @@ fn protocols_are_detected_or_declared() -> Result<()> {
     let _echo = server.serve(&echo_args("server", "v1"))?;
     let http = |url: &str, args: &[&str], wanted: bool| -> Result<()> {
         let before = mesh.metrics()?;
-        ensure!(client.get(url, args)?.status() == 200, "{url}");
+        let reply = client.get(url, args)?;
+        ensure!(reply.status() == 200, "{url}: {}", reply.0);
         let labels = [("reporter", "source"), ("destination_workload", "server")];
         if wanted {
             mesh.counted(&before, "istio_requests_total", &labels, 1.0)?;

@@ -1,9 +1,14 @@
 //! Scenarios: real applications, real namespaces, the real daemon. One file per behaviour.
 
 mod addresses;
+mod authorization;
 mod capture;
 mod common;
+mod configuration;
+mod daemon_death;
+mod destination_rules;
 mod harness_itself;
+mod hostile;
 mod http_protocols;
 mod http_resilience;
 mod http_routing;
@@ -11,3 +16,5 @@ mod identity;
 mod l4;
 mod membership;
 mod peer_authentication;
+mod race;
+mod telemetry;

@@ -7,6 +7,7 @@ mod connect_first;
 mod echo;
 mod fetch;
 mod grpc;
+mod hold;
 mod http_client;
 mod http_server;
 mod load;
@@ -48,6 +49,8 @@ enum App {
     Grpc(grpc::client::Args),
     /// A WebSocket client; prints what was echoed as JSON.
     Ws(websocket::ClientArgs),
+    /// Holds idle connections.
+    Hold(hold::Args),
     /// Connects before it does anything else; prints what became of it as JSON.
     ConnectFirst(connect_first::Args),
 }
@@ -76,6 +79,7 @@ fn main() -> anyhow::Result<()> {
                 App::Send(args) => send::run(args).await,
                 App::Grpc(args) => grpc::client::run(args).await,
                 App::Ws(args) => websocket::run_client(args).await,
+                App::Hold(args) => hold::run(args).await,
                 App::ConnectFirst(args) => connect_first::run(&args),
             }
         })

@@ -45,7 +45,8 @@ impl Random {
 
 /// A number from a text, to tell the streams of random numbers apart.
 pub(crate) fn hash(text: &[u8]) -> u64 {
-    text.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
+    text.iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Changes `data`; `other` is another seed, to splice with.

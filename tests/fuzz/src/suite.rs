@@ -62,12 +62,7 @@ pub(crate) fn run(target: &Target) {
     println!("{}: {} seeds, {tried} inputs in {took:.2?}, {rate:.0}/s", target.name, seeds.len());
 }
 
-fn next(
-    target: &Target,
-    data: &[u8],
-    seeds: &[(String, Vec<u8>)],
-    random: &mut Random,
-) -> Vec<u8> {
+fn next(target: &Target, data: &[u8], seeds: &[(String, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     let mut data = data.to_vec();
     let other = &seeds[random.below(seeds.len())].1;
     mutate(&mut data, other, target.words, random);

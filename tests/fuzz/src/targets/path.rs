@@ -42,7 +42,10 @@ fn judge(normal: &str, mode: Normalization) {
     assert!(!normal.split('/').any(|s| s == "." || s == ".."), "{mode:?}: {normal:?}");
     let lower = normal.to_ascii_lowercase();
     for hidden in ["%2e", "%61", "%41", "%7e", "%2d", "%5f", "%30", "%00"] {
-        assert!(!lower.contains(hidden) || stray(&lower, hidden), "{mode:?}: {hidden} in {normal:?}");
+        assert!(
+            !lower.contains(hidden) || stray(&lower, hidden),
+            "{mode:?}: {hidden} in {normal:?}"
+        );
     }
     if matches!(mode, Normalization::MergeSlashes | Normalization::DecodeAndMergeSlashes) {
         assert!(!normal.contains("//"), "{normal:?}");
@@ -87,8 +90,7 @@ fn matches(pattern: &str, path: &str) -> bool {
     let stop = |c: char| matches!(c, '?' | '#');
     // Every end that the operator may have, beginning with the shortest.
     let ends = |least: usize, slash: bool| {
-        let longest =
-            path.find(|c| stop(c) || (c == '/' && !slash)).unwrap_or(path.len());
+        let longest = path.find(|c| stop(c) || (c == '/' && !slash)).unwrap_or(path.len());
         (least..=longest).filter(|end| path.is_char_boundary(*end))
     };
     if let Some(rest) = pattern.strip_prefix("{**}") {

@@ -28,8 +28,7 @@ pub fn run(data: &[u8]) {
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 
-    let rewrite =
-        Rewrite { path: Some(PathRewrite::Uri(substitution.into())), authority: None };
+    let rewrite = Rewrite { path: Some(PathRewrite::Uri(substitution.into())), authority: None };
     let matched =
         HttpMatch { path: Some(StringMatch::Prefix(pattern.into())), ..HttpMatch::default() };
     if let Some(rest) = path.strip_prefix(pattern)

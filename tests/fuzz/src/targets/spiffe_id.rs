@@ -13,11 +13,8 @@ pub fn run(data: &[u8]) {
         Ok(id) => {
             assert_eq!(id.to_string(), text);
             assert_eq!(format!("spiffe://{}", id.principal()), text);
-            let parts = SpiffeId::new(
-                id.trust_domain().clone(),
-                id.namespace(),
-                id.service_account(),
-            );
+            let parts =
+                SpiffeId::new(id.trust_domain().clone(), id.namespace(), id.service_account());
             assert_eq!(parts, Ok(id));
         }
         Err(error) => assert!(error.to_string().len() <= 2048, "an error repeats all of {text:?}"),

@@ -1,0 +1,142 @@
+//! The daemon dies, is stopped, comes back: never plaintext, never a hang, and what is pinned in
+//! the kernel is taken over.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use fairlead_tests::{Load, client::last_json, daemon, eventually};
+
+use crate::common::{pair, pair_on};
+
+const MARKER: &str = "MARKER-daemon-death";
+
+#[test]
+fn after_kill_9_connections_are_refused_at_once_and_a_new_daemon_takes_over() -> Result<()> {
+    let p = pair()?;
+    let pod = format!("http://{}:8080/{MARKER}", p.server.ip());
+    ensure!(p.client.get("http://server/", &[])?.status() == 200);
+    let capture = p.mesh.capture()?;
+    for killed in [0, 1] {
+        p.mesh.kill_daemon(killed)?;
+        for url in [pod.as_str(), "http://server/"] {
+            for _ in 0..5 {
+                let start = Instant::now();
+                let reply =
+                    p.client.get(url, &["-H", &format!("x: {MARKER}"), "--timeout-ms", "12000"])?;
+                ensure!(reply.status() != 200, "node {killed} is dead, and {url} gave {}", reply.0);
+                // The client's node answers at once; the other node's death is a refused session.
+                let limit = if killed == 0 { 1 } else { 6 };
+                ensure!(
+                    start.elapsed() < Duration::from_secs(limit),
+                    "node {killed}: {url} hung {:?}",
+                    start.elapsed()
+                );
+            }
+        }
+        let start = Instant::now();
+        p.mesh.spawn_daemon(killed)?;
+        p.mesh.wait_ready(killed)?;
+        eventually("traffic to flow again", Duration::from_secs(10), || {
+            Ok((p.client.get("http://server/", &[])?.status() == 200).then_some(()))
+        })?;
+        eprintln!("node {killed} was back after {:?}", start.elapsed());
+    }
+    let wire = capture.stop()?;
+    wire.assert_no_plaintext(MARKER)?;
+    wire.assert_all_tls(&[&p.client.ips[..], &p.server.ips].concat())?;
+    Ok(())
+}
+
+#[test]
+fn the_pods_of_a_dead_node_are_not_reached_in_plaintext_from_outside() -> Result<()> {
+    let p = pair()?;
+    let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: default}\nspec: {mtls: {mode: STRICT}}\n";
+    p.mesh.apply("strict", strict)?;
+    let outside = p.mesh.pod(fairlead_tests::PodSpec::new("outside").namespace("legacy"))?;
+    p.mesh.sync()?;
+    let to = format!("{}:9000", p.server.ip());
+    ensure!(!outside.send(&to, "x\\n", &[])?.received().contains("hello"));
+    p.mesh.kill_daemon(1)?;
+    for _ in 0..5 {
+        let start = Instant::now();
+        let sent = outside.send(&to, "x\\n", &[])?;
+        ensure!(!sent.received().contains("hello"), "the dead daemon let it through: {}", sent.0);
+        ensure!(start.elapsed() < Duration::from_secs(3), "it hung: {}", sent.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn sigterm_drains_and_a_second_one_ends_at_once() -> Result<()> {
+    let p = pair_on(0)?;
+    // A request that takes a while when the end begins is finished.
+    let mut slow = p.client.spawn(&["get", "http://server/", "-H", "x-echo-delay-ms: 1500"])?;
+    std::thread::sleep(Duration::from_millis(500));
+    p.mesh.daemon(0, |d| d.process().signal(rustix::process::Signal::TERM))?;
+    slow.wait(Duration::from_secs(10))?;
+    let reply = last_json(&slow.output())?;
+    ensure!(reply["status"] == 200, "the request in flight was cut: {reply}");
+    p.mesh.daemon(0, |d| d.process().wait(Duration::from_secs(10)).map(|_| ()))?;
+    p.mesh.spawn_daemon(0)?;
+    p.mesh.wait_ready(0)?;
+    eventually("traffic", Duration::from_secs(5), || {
+        Ok((p.client.get("http://server/", &[])?.status() == 200).then_some(()))
+    })?;
+    // A stream that never ends: the second signal does not wait for it.
+    let long = p.client.spawn(&[
+        "send",
+        "server:9000",
+        "x",
+        "--repeat",
+        "600",
+        "--piece",
+        "1",
+        "--pace-ms",
+        "100",
+    ])?;
+    std::thread::sleep(Duration::from_millis(500));
+    p.mesh.daemon(0, |d| {
+        d.process().signal(rustix::process::Signal::TERM)?;
+        std::thread::sleep(Duration::from_millis(500));
+        ensure!(d.process().alive(), "it did not wait for the connection");
+        let (status, _) =
+            daemon::get(&p.mesh.node(0).netns, "/ready").unwrap_or((503, String::new()));
+        ensure!(status == 503, "ready while draining");
+        d.process().signal(rustix::process::Signal::TERM)?;
+        d.process().wait(Duration::from_secs(3)).map(|_| ())
+    })?;
+    drop(long);
+    Ok(())
+}
+
+#[test]
+fn a_restart_under_load_costs_refusals_and_no_plaintext() -> Result<()> {
+    let p = pair()?;
+    let capture = p.mesh.capture()?;
+    let header = format!("x: {MARKER}");
+    let mut load = p.client.spawn(&[
+        "load",
+        "http://server/",
+        "-d",
+        "6",
+        "-c",
+        "4",
+        "-r",
+        "200",
+        "-H",
+        &header,
+    ])?;
+    std::thread::sleep(Duration::from_millis(1500));
+    p.mesh.kill_daemon(0)?;
+    std::thread::sleep(Duration::from_millis(300));
+    p.mesh.spawn_daemon(0)?;
+    p.mesh.wait_ready(0)?;
+    load.wait(Duration::from_secs(30))?;
+    let load = Load(last_json(&load.output())?);
+    ensure!(load.status(200) > 500, "{}", load.0);
+    ensure!(load.count("failed") > 0, "the kill was not noticed: {}", load.0);
+    let wire = capture.stop()?;
+    wire.assert_no_plaintext(MARKER)?;
+    wire.assert_all_tls(&[&p.client.ips[..], &p.server.ips].concat())?;
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! DestinationRule: hosts, scopes, subsets (rows 6.1, 6.2) and load balancers (6.3-6.5).
+
+use anyhow::{Result, ensure};
+use fairlead_tests::{Pod, PodSpec};
+
+use crate::common::{versions, virtual_service};
+
+fn rule(name: &str, namespace: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata:\n  name: {name}\n  namespace: {namespace}\nspec:\n{spec}"
+    )
+}
+
+#[test]
+fn round_robin_is_cyclic_random_is_random() -> Result<()> {
+    let v = versions(3)?;
+    for http in ["1.1", "2"] {
+        v.mesh.apply(
+            "subsets",
+            &rule(
+                "server",
+                "default",
+                "  host: server\n  trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}\n",
+            ),
+        )?;
+        let load = v
+            .client
+            .load("http://server/", &["-n", "60", "-c", "1", "--sequence", "--http", http])?;
+        let sequence = load.0["sequence"].as_array().cloned().unwrap_or_default();
+        ensure!(sequence.len() == 60, "{}", load.0);
+        for (i, pod) in sequence.iter().enumerate().skip(3) {
+            ensure!(*pod == sequence[i - 3], "not cyclic at {i}: {sequence:?}");
+        }
+        ensure!(sequence[0] != sequence[1] && sequence[1] != sequence[2], "{sequence:?}");
+    }
+    v.mesh.apply(
+        "subsets",
+        &rule(
+            "server",
+            "default",
+            "  host: server\n  trafficPolicy: {loadBalancer: {simple: RANDOM}}\n",
+        ),
+    )?;
+    let load = v.client.load("http://server/", &["-n", "3000", "-c", "4"])?;
+    let counts: Vec<f64> = (1..=3).map(|i| load.version(&format!("v{i}")) as f64).collect();
+    // Chi-square of two degrees of freedom: 13.8 is exceeded once in a thousand runs.
+    let chi: f64 = counts.iter().map(|n| (n - 1000.0).powi(2) / 1000.0).sum();
+    ensure!(chi < 13.8, "{counts:?}");
+    ensure!(chi > 0.000_1, "random is not this even: {counts:?}");
+    Ok(())
+}
+
+#[test]
+fn least_request_spares_the_slow_pod() -> Result<()> {
+    let mut v = versions(3)?;
+    v.echoes.remove(0);
+    let slow = v.servers[0].serve(&[
+        "echo",
+        "--name",
+        "server-v1",
+        "--version",
+        "v1",
+        "--http",
+        "8080",
+        "--delay-ms",
+        "100",
+    ])?;
+    v.mesh.apply(
+        "subsets",
+        &rule(
+            "server",
+            "default",
+            "  host: server\n  trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}\n",
+        ),
+    )?;
+    let least = v.client.load("http://server/", &["-n", "600", "-c", "16"])?;
+    v.mesh.apply(
+        "subsets",
+        &rule(
+            "server",
+            "default",
+            "  host: server\n  trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}\n",
+        ),
+    )?;
+    let even = v.client.load("http://server/", &["-n", "600", "-c", "16"])?;
+    ensure!(least.status(200) == 600 && even.status(200) == 600, "{} {}", least.0, even.0);
+    ensure!(even.version("v1").abs_diff(200) <= 1, "round robin: {}", even.0);
+    ensure!(least.version("v1") < 120, "the slow pod got {} of 600", least.version("v1"));
+    ensure!(least.figure("p50_ms") < even.figure("p90_ms"), "{} {}", least.0, even.0);
+    drop(slow);
+    Ok(())
+}
+
+#[test]
+fn hosts_scopes_and_subset_policies() -> Result<()> {
+    let v = versions(2)?;
+    // A wildcard host counts where no exact one does; a subset's own policy wins over its rule's.
+    v.mesh.delete("subsets")?;
+    v.mesh.apply("wild", &rule("wild", "default", "  host: \"*.default.svc.cluster.local\"\n  subsets:\n  - name: only\n    labels: {version: v2}\n"))?;
+    v.mesh.apply(
+        "routes",
+        &virtual_service("  http:\n  - route: [{destination: {host: server, subset: only}}]\n"),
+    )?;
+    let load = v.client.load("http://server/", &["-n", "40"])?;
+    ensure!(load.version("v2") == 40, "wildcard host: {}", load.0);
+    v.mesh.apply(
+        "exact",
+        &rule(
+            "exact",
+            "default",
+            "  host: server\n  subsets:\n  - name: only\n    labels: {version: v1}\n",
+        ),
+    )?;
+    let load = v.client.load("http://server/", &["-n", "40"])?;
+    ensure!(load.version("v1") == 40, "exact host: {}", load.0);
+    // A rule that its namespace keeps to itself is none for clients of others.
+    v.mesh.enrol("elsewhere", true);
+    let far = v.mesh.pod(PodSpec::new("far").namespace("elsewhere"))?;
+    v.mesh.sync()?;
+    v.mesh.delete("routes")?;
+    v.mesh.delete("wild")?;
+    let private = "  host: server\n  exportTo: [\".\"]\n  trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}\n";
+    v.mesh.apply("exact", &rule("exact", "default", private))?;
+    let turns = |client: &Pod| -> Result<bool> {
+        let load = client.load("http://server/", &["-n", "60", "-c", "1", "--sequence"])?;
+        ensure!(load.status(200) == 60, "{}", load.0);
+        let sequence = load.0["sequence"].as_array().cloned().unwrap_or_default();
+        Ok(sequence.windows(2).all(|w| w[0] != w[1]))
+    };
+    ensure!(turns(&v.client)?, "the own namespace does not use its rule");
+    ensure!(!turns(&far)?, "another namespace uses a private rule");
+    Ok(())
+}
+
+#[test]
+fn a_workload_selector_limits_a_rule_to_its_clients() -> Result<()> {
+    let v = versions(2)?;
+    let chosen = v.mesh.pod(PodSpec::new("chosen").label("tier", "front"))?;
+    v.mesh.sync()?;
+    v.mesh.apply(
+        "subsets",
+        &rule("server", "default", "  host: server\n  workloadSelector: {matchLabels: {tier: front}}\n  trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}\n"),
+    )?;
+    let load = chosen.load("http://server/", &["-n", "40", "-c", "1", "--sequence"])?;
+    let sequence = load.0["sequence"].as_array().cloned().unwrap_or_default();
+    ensure!(sequence.windows(2).all(|w| w[0] != w[1]), "the selected client: {sequence:?}");
+    let load = v.client.load("http://server/", &["-n", "60", "-c", "1", "--sequence"])?;
+    let sequence = load.0["sequence"].as_array().cloned().unwrap_or_default();
+    // LEAST_REQUEST with one request at a time picks at random: sixty strict turns are no chance.
+    ensure!(
+        sequence.windows(2).any(|w| w[0] == w[1]),
+        "another client uses the rule: {sequence:?}"
+    );
+    Ok(())
+}

@@ -154,6 +154,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     if !args.unit {
+        heading("capture against the kernel");
+        let mut command = cargo(&["test", "--quiet", "-p", "fairlead-capture", "--test", "kernel"]);
+        command.args(["--", "--format=pretty"]).args(&args.filter);
+        let before = tally.failed;
+        if !watch(&mut command, |line| tally.read(line))? && tally.failed == before {
+            tally.failed += 1;
+            tally.failures.push("building the kernel tests of capture".into());
+        }
         build(&args.profile)?;
         heading(&format!("scenarios, {} side by side", args.jobs));
         let filters: Vec<&str> = args.filter.iter().map(String::as_str).collect();

@@ -151,9 +151,6 @@ fn decide(sa: *mut bpf_sock_addr, dst: &Addr, role: u32) -> Verdict {
     if unsafe { read!(sk => bpf_sock, bound_dev_if) } != 0 && !unbind_device(sa) {
         return Verdict::Refuse(Counter::RefusedBoundDevice);
     }
-    if role == role::OUTBOUND_V4 && !take_source(sa, sk) {
-        return Verdict::Refuse(Counter::RefusedNoSource);
-    }
     if !remember(sk, dst, port) {
         return Verdict::Refuse(Counter::RefusedNoMemory);
     }
@@ -163,6 +160,10 @@ fn decide(sa: *mut bpf_sock_addr, dst: &Addr, role: u32) -> Verdict {
     let place = Flow { dst: [0; 4], socket, at, port: 0, pad: [0; 3] };
     if FLOWS.insert(reservation(socket), place, BPF_ANY).is_err() {
         return Verdict::Refuse(Counter::RefusedFlowsFull);
+    }
+    // Last: a socket that is refused before stays free to connect elsewhere.
+    if role == role::OUTBOUND_V4 && !take_source(sa, sk) {
+        return Verdict::Refuse(Counter::RefusedNoSource);
     }
     count(Counter::CapturedOutbound);
     Verdict::Capture(listener)

@@ -125,19 +125,36 @@ impl Wire {
 impl Wire {
     /// A listener of this process in the neighbour's namespace.
     pub(crate) fn listen_in_peer(&self, port: u16) -> TcpListener {
-        let path = self.peer.path();
-        // A thread of its own, which ends in that namespace.
-        std::thread::spawn(move || {
-            let ns = fs::File::open(path).expect("namespace");
-            // SAFETY: an open namespace; only this thread moves.
-            assert_eq!(unsafe { libc::setns(ns.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-            let listener = TcpListener::bind(("0.0.0.0", port)).expect("listener");
-            listener.set_nonblocking(true).expect("non-blocking");
-            listener
+        within(&self.peer, move || {
+            let listener = TcpListener::bind(("0.0.0.0", port))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
         })
-        .join()
-        .expect("the thread")
     }
+
+    /// Does something of this process in the pod's namespace.
+    pub(crate) fn in_pod<T: Send + 'static>(
+        &self,
+        f: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> T {
+        within(&self.pod, f)
+    }
+}
+
+/// On a thread of its own, which ends in that namespace.
+fn within<T: Send + 'static>(
+    ns: &Namespace,
+    f: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> T {
+    let path = ns.path();
+    std::thread::spawn(move || {
+        let ns = fs::File::open(path).expect("namespace");
+        // SAFETY: an open namespace; only this thread moves.
+        assert_eq!(unsafe { libc::setns(ns.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+        f().expect("in the namespace")
+    })
+    .join()
+    .expect("the thread")
 }
 
 /// Runs the test `name` once more in a process of its own, and says false; true in that process.

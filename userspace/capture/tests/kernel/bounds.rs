@@ -1,6 +1,7 @@
 //! What is bounded refuses at its bound, and says so.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use fairlead_capture::Counter;
 
@@ -26,6 +27,36 @@ fn full_flow_table() {
     app.order(&format!("connect c {to}"));
     take(&pod, false);
     assert!(!app.answer().starts_with("errno"));
+}
+
+/// Connections that fail between the decision to capture and the SYN (no port is left) give their
+/// place back, if some seconds later.
+#[test]
+fn exhausted_ports() {
+    // Four sources with two ports each.
+    const PORTS: usize = 8;
+    const SWEPT_WITHIN: Duration = Duration::from_secs(30);
+    let wire = Wire::new();
+    let node = Node::new();
+    let pod = node.enroll(&wire.pod);
+    wire.in_pod(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40001"));
+    let mut app = App::new(&wire.pod);
+    let to = addr(PEER4, 8080);
+    // The source is drawn by lot, so not all ports of all sources are had at the first try.
+    let first = app.ask(&format!("many 100 {to}"));
+    assert!(first.ends_with("then Cannot assign requested address (os error 99)"), "{first}");
+    let open: usize = first.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+    assert!((2..=PORTS).contains(&open), "{first}");
+    assert_eq!(node.capture().under_way().unwrap(), (open + 1, 0));
+    let listener = listener(&pod.outbound, false);
+    let _open: Vec<_> = (0..open).map(|_| take(&pod, false)).collect();
+    assert!(listener.accept().is_err());
+    assert_eq!(node.capture().under_way().unwrap(), (1, 0));
+    let deadline = Instant::now() + SWEPT_WITHIN;
+    while node.capture().under_way().unwrap() != (0, 0) {
+        assert!(Instant::now() < deadline, "the reservation stays");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// 30,000 connections of one pod to one destination, open together.

@@ -1,6 +1,7 @@
 //! Moves bytes between an application's TCP connection and a tunnel, with the meaning that they
 //! have on one plain TCP connection: half-close, reset, and back-pressure with bounded memory.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -27,6 +28,11 @@ const READ_MAX: usize = 128 * 1024;
 const GATHER: usize = 16;
 /// Turns of one direction before other tasks get theirs.
 const TURNS: usize = 16;
+
+thread_local! {
+    /// What the relays of this thread read into.
+    static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
 
 /// Bytes carried so far, for the access log and metrics of long connections.
 #[derive(Debug, Default)]
@@ -75,7 +81,7 @@ pub async fn relay(
         read: Reading::Data(read),
         write,
         tunnel,
-        up: Up { chunk: first, buffer: BytesMut::new(), size: READ_MIN, state: Direction::Open },
+        up: Up { chunk: first, size: READ_MIN, state: Direction::Open },
         down: Down { queue, state: Direction::Open, ended: false },
         counters,
         moved: 0,
@@ -112,7 +118,6 @@ enum Direction {
 struct Up {
     /// Read and not yet sent, because the other side has given no credit.
     chunk: Bytes,
-    buffer: BytesMut,
     /// Grows with a busy connection and shrinks with a quiet one.
     size: usize,
     state: Direction,
@@ -217,19 +222,25 @@ impl Relay<'_> {
         for _ in 0..TURNS {
             ready!(self.tunnel.poll_send(cx, &mut up.chunk)).map_err(End::Tunnel)?;
             // Asked before there is a buffer: an idle connection holds none.
-            match read.as_ref().poll_read_ready(cx) {
-                Poll::Pending => {
-                    up.buffer = BytesMut::new();
-                    return Poll::Pending;
-                }
-                Poll::Ready(result) => result.map_err(End::Tcp)?,
+            ready!(read.as_ref().poll_read_ready(cx)).map_err(End::Tcp)?;
+            let mut buffer = SPARE.take();
+            buffer.reserve(up.size);
+            let result = tokio_util::io::poll_read_buf(Pin::new(&mut *read), cx, &mut buffer);
+            if let Poll::Ready(Ok(n @ 1..)) = result {
+                // A small message in a large buffer would keep the whole of it for as long as it
+                // waits to be sent; copying it costs less.
+                up.chunk = if n * 4 < buffer.capacity() {
+                    let chunk = Bytes::copy_from_slice(&buffer);
+                    buffer.clear();
+                    chunk
+                } else {
+                    buffer.split().freeze()
+                };
             }
-            up.buffer.reserve(up.size);
-            let n = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut *read), cx, &mut up.buffer))
-                .map_err(End::Tcp)?;
+            SPARE.set(buffer);
+            let n = ready!(result).map_err(End::Tcp)?;
             if n == 0 {
                 self.tunnel.finish().map_err(End::Tunnel)?;
-                up.buffer = BytesMut::new();
                 up.state = Direction::Closed;
                 return Poll::Ready(Ok(()));
             }
@@ -242,7 +253,6 @@ impl Relay<'_> {
             if is_bulk(&mut self.moved, &mut self.since, n) {
                 self.tunnel.turn_bulk();
             }
-            up.chunk = up.buffer.split().freeze();
         }
         cx.waker().wake_by_ref();
         Poll::Pending

@@ -56,7 +56,7 @@ pub struct Deps {
 /// The data plane of one node. Dropping it ends its accept loops and housekeeping; connections
 /// that are open go on.
 pub struct DataPlane {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     runtime: Handle,
     housekeeping: [JoinHandle<()>; 2],
     _subscription: Subscription,

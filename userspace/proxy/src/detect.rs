@@ -58,16 +58,23 @@ fn sniff_http1(bytes: &[u8]) -> Sniff {
         Some(end) => {
             let line = window[..end].strip_suffix(b"\r").unwrap_or(&window[..end]);
             match line.iter().rposition(|&b| b == b' ') {
+                _ if !line.iter().all(|&b| is_text(b)) => Sniff::Other,
                 Some(space) if space > 0 && is_http1_version(&line[space + 1..]) => Sniff::Http1,
                 _ => Sniff::Other,
             }
         }
-        None if !window.iter().all(|&b| b >= 0x20 && b != 0x7f || b == b'\r') => Sniff::Other,
+        None if !window.strip_suffix(b"\r").unwrap_or(window).iter().all(|&b| is_text(b)) => {
+            Sniff::Other
+        }
         None if window.len() < SNIFF_MAX => Sniff::NeedMore,
         // A line this long is a long URI or nothing that text protocols send.
         None if window.starts_with(b"/") || window.starts_with(b"http") => Sniff::Http1,
         None => Sniff::Other,
     }
+}
+
+fn is_text(byte: u8) -> bool {
+    byte >= 0x20 && byte != 0x7f
 }
 
 fn is_http1_version(version: &[u8]) -> bool {

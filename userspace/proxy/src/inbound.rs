@@ -271,11 +271,11 @@ impl Plain {
                 return sock::reset(tcp);
             }
         };
-        let mut byte = [0];
+        let (mut byte, mut client_byte) = ([0], [0]);
         let server_first = tokio::select! {
             biased;
             spoke = app.peek(&mut byte) => spoke.is_ok(),
-            spoke = tcp.readable() => spoke.is_err(),
+            spoke = tcp.peek(&mut client_byte) => spoke.is_err(),
             cut = report.entry.until_cut() => {
                 report.verdict.reason = Some(cut.to_string().into());
                 return sock::reset(tcp);

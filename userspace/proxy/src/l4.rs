@@ -266,6 +266,7 @@ async fn who_speaks(
             }
         }
     };
+    let mut byte = [0];
     tokio::select! {
         biased;
         spoke = server => {
@@ -274,7 +275,8 @@ async fn who_speaks(
             }
             return Ok(Opening::Silent);
         }
-        ready = tcp.readable() => ready?,
+        // Not `readable`, which may be ready when nothing is there to read.
+        spoke = tcp.peek(&mut byte) => { spoke?; }
         cut = entry.until_cut() => return Err(io::Error::other(cut.to_string())),
     }
     let opening = read_opening(tcp, first, None).await?;

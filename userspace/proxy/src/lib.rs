@@ -25,7 +25,12 @@ mod relay;
 mod report;
 mod sock;
 mod state;
+#[cfg(test)]
+mod tests;
 pub mod transport;
 
+// For `tests/fuzz` alone: the parsers there are private.
+#[doc(hidden)]
+pub use crate::http::fuzz as http_fuzz;
 pub use dataplane::{DataPlane, Deps, Settings};
 pub use live::{ConnectionInfo, Direction, State};

@@ -262,7 +262,7 @@ mod tests {
     async fn bulk_both_ways_with_a_slow_reader() {
         const SIZE: usize = 8 << 20;
         let (client, server, task, _) = relayed().await;
-        let body: Arc<Vec<u8>> = Arc::new((0..SIZE).map(|i| (i * 31 >> 3) as u8).collect());
+        let body: Arc<Vec<u8>> = Arc::new((0..SIZE).map(|i| ((i * 31) >> 3) as u8).collect());
         let side = |stream: TcpStream, skip: usize, body: Arc<Vec<u8>>| async move {
             let (mut read, mut write) = stream.into_split();
             let out = Arc::clone(&body);

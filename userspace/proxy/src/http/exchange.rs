@@ -14,7 +14,8 @@ use bytes::Bytes;
 use fairlead_telemetry::access_log::{Captured, LogFormat};
 use fairlead_telemetry::{HttpEvent, LogRecord, Protocol};
 use fairlead_types::{ResponseFlags, SpiffeId};
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::header::{CONNECTION, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
@@ -37,7 +38,7 @@ pub(crate) struct Exchange {
     method: Method,
     /// As the client sent it.
     target: Uri,
-    host: Option<http::HeaderValue>,
+    host: Option<HeaderValue>,
     version: Version,
     remote: SocketAddr,
     local: SocketAddr,
@@ -124,7 +125,12 @@ impl Exchange {
         self.flags = reply.flags;
         self.details = Some(reply.details.clone());
         self.reason = Some(reply.reason.clone());
-        reply.response(self.grpc)
+        let mut response = reply.response(self.grpc);
+        if reply.status == StatusCode::BAD_REQUEST && self.version != Version::HTTP_2 {
+            // Whatever follows a request that has no one meaning has none either.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     /// The response as it goes to the client.

@@ -43,7 +43,7 @@ const KEPT: [HeaderName; 6] = [
 /// Removes the headers of the hop that the message came over (RFC 9110 section 7.6.1). Proxy
 /// credentials stay: they are for a proxy that the client chose, which we are not. `upgrade` keeps `Connection: upgrade` and `Upgrade`, for messages that switch protocols.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
-    let wants_trailers = headers.get(TE).is_some_and(|te| contains_token(te, "trailers"));
+    let wants_trailers = headers.get_all(TE).iter().any(|te| contains_token(te, "trailers"));
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)

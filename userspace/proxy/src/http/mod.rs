@@ -4,6 +4,7 @@
 pub(crate) mod arrive;
 mod attempt;
 mod exchange;
+pub mod fuzz;
 mod headers;
 mod io;
 mod local_reply;

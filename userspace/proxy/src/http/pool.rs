@@ -190,6 +190,15 @@ impl Pool {
         }
     }
 
+    /// Closes the connections of HTTP/1 that wait for one place.
+    pub(crate) fn forget(&self, key: &Key) {
+        let mut slots = self.slots.lock();
+        let closed = slots.map.get_mut(key).map(|slot| std::mem::take(&mut slot.idle));
+        slots.idle -= closed.as_ref().map_or(0, Vec::len);
+        drop(slots);
+        drop(closed);
+    }
+
     /// Closes what has waited for long, and forgets what is closed.
     pub(crate) fn sweep(&self, now: Instant) {
         let mut slots = self.slots.lock();

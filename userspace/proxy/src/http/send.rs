@@ -172,7 +172,14 @@ where
             }
             // Not a byte of it went out: the connection had just been closed.
             Err((_, Some(unsent))) => request = unsent,
-            Err((error, None)) => return Err(failed(&error, true)),
+            Err((error, None)) => {
+                let failed = failed(&error, true);
+                if failed.stale {
+                    // Those that wait beside it are likely to be closed too.
+                    pod.pool.forget(&key);
+                }
+                return Err(failed);
+            }
         }
     }
     let mut sender = open(pod, &key, connect().await?).await?;
@@ -255,6 +262,7 @@ async fn send(
 pub(super) fn failed(error: &hyper::Error, reused: bool) -> TryError {
     let mut text = error.to_string();
     let mut outcome = Outcome::Reset { request_sent: true };
+    let mut closed = error.is_incomplete_message();
     let mut source = error.source();
     while let Some(inner) = source {
         text = format!("{text}: {inner}");
@@ -263,6 +271,9 @@ pub(super) fn failed(error: &hyper::Error, reused: bool) -> TryError {
         {
             outcome = Outcome::RefusedStream;
         }
+        closed |= inner.downcast_ref::<std::io::Error>().is_some_and(|e| {
+            matches!(e.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+        });
         source = inner.source();
     }
     let reply = if error.is_parse() {
@@ -270,7 +281,7 @@ pub(super) fn failed(error: &hyper::Error, reused: bool) -> TryError {
     } else {
         LocalReply::upstream_reset(text)
     };
-    TryError { outcome, reply, stale: reused && error.is_incomplete_message() }
+    TryError { outcome, reply, stale: reused && closed }
 }
 
 /// What the client gets of a response's head.

@@ -1,6 +1,7 @@
 //! `fairlead validate`: what a node would say about these files, before any node sees them.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use fairlead_api::{ObjectKey, Resource};
 use fairlead_config::compile::{self, Compiler, CompilerSettings, Update};
-use fairlead_config::source::{Loader, ObjectRef, Problem, Severity, Store};
+use fairlead_config::source::{self, Loader, ObjectRef, Problem, Severity, Store};
 use serde::Serialize;
 
 use crate::output::{Format, Table, to_yaml};
@@ -111,13 +112,39 @@ fn compiled(store: &Store) -> Vec<Problem> {
                 && other.object.as_ref().and_then(ObjectRef::key).as_ref() == Some(&problem.object)
         })
     };
-    found.into_iter().filter(|problem| !is_known(problem)).filter_map(|p| place(store, p)).collect()
+    let mut placed: Vec<(ObjectKey, Problem)> = found
+        .into_iter()
+        .filter(|problem| !is_known(problem))
+        .filter_map(|problem| place(store, problem))
+        .collect();
+    find_lines(&mut placed);
+    placed.into_iter().map(|(_, problem)| problem).collect()
+}
+
+/// Looks the lines up in the files.
+fn find_lines(placed: &mut [(ObjectKey, Problem)]) {
+    placed.sort_by(|(_, a), (_, b)| a.file.cmp(&b.file));
+    for of_file in placed.chunk_by_mut(|(_, a), (_, b)| a.file == b.file) {
+        let Some((_, Problem { file, .. })) = of_file.first() else { continue };
+        // A file that has changed since has no lines to show.
+        let Ok(text) = fs::read_to_string(file.as_path()) else { continue };
+        let format = source::Format::of(file);
+        let fields: Vec<(&ObjectKey, &str)> =
+            of_file.iter().map(|(key, problem)| (key, problem.field.as_str())).collect();
+        let found = source::locate(&text, format, &fields);
+        for ((_, problem), location) in of_file.iter_mut().zip(found) {
+            if let Some(location) = location {
+                problem.document = location.document;
+                problem.line = location.line;
+            }
+        }
+    }
 }
 
 /// Gives a compiler's problem the file of its object.
-fn place(store: &Store, problem: compile::Problem) -> Option<Problem> {
+fn place(store: &Store, problem: compile::Problem) -> Option<(ObjectKey, Problem)> {
     let compile::Problem { object, field, severity, message } = problem;
-    Some(Problem {
+    let placed = Problem {
         severity: match severity {
             compile::Severity::Error => Severity::Error,
             compile::Severity::Warning => Severity::Warning,
@@ -133,7 +160,8 @@ fn place(store: &Store, problem: compile::Problem) -> Option<Problem> {
         field,
         message,
         allowed: None,
-    })
+    };
+    Some((object, placed))
 }
 
 fn print(report: &Report, format: Format) -> io::Result<()> {

@@ -144,7 +144,9 @@ impl<'de, 'a> De<'de, 'a, '_> {
             Value::Scalar { text, plain: true } if resolve(text) == Plain::Text => Ok(text),
             Value::Scalar { .. } => {
                 let mut error: Mismatch = de::Error::invalid_type(self.unexpected(), expected);
-                if let Some(allowed) = &mut error.0.allowed {
+                if let Some(allowed) = &mut error.0.allowed
+                    && allowed == "a string"
+                {
                     allowed.push_str("; put it in quotes to make it text");
                 }
                 Err(error)

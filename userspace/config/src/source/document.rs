@@ -53,6 +53,14 @@ pub struct Rejected {
     pub selector: StringMap,
 }
 
+impl Format {
+    /// The format of a file of that name: JSON if it ends in `.json`, otherwise YAML.
+    #[must_use]
+    pub fn of(path: &std::path::Path) -> Self {
+        if path.extension().is_some_and(|e| e == "json") { Self::Json } else { Self::Yaml }
+    }
+}
+
 /// What one file holds.
 #[derive(Clone, Debug, Default)]
 pub struct Parsed {
@@ -273,6 +281,10 @@ fn known_kind(api_version: &str, kind: &str) -> Result<Kind, UnknownKind> {
             Err(UnknownKind::NotRead)
         }
         None if group.ends_with("istio.io") => Err(UnknownKind::Kind(suggest(kind, &of_group))),
+        // A slip in the group must not make a policy disappear.
+        None if Kind::from_name(kind).is_some_and(Kind::is_security) => {
+            Err(UnknownKind::Kind(Some("security.istio.io/v1")))
+        }
         None => Err(UnknownKind::Foreign(suggest(kind, &of_group))),
     }
 }

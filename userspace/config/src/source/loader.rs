@@ -50,8 +50,10 @@ pub struct Loader {
 #[derive(Clone, Copy, Debug)]
 struct Known {
     fingerprint: Fingerprint,
-    /// Of the content; `None` if it could not be read.
-    hash: Option<u64>,
+    /// Of the content, or of the reason why it could not be read.
+    hash: u64,
+    /// It could not be read.
+    failed: bool,
 }
 
 impl Loader {
@@ -96,10 +98,11 @@ impl Loader {
             }
             let known = known.map(|(_, known)| *known);
             let same = known.is_some_and(|known| {
-                known.fingerprint == fingerprint && !fingerprint.fresh && known.hash.is_some()
+                known.fingerprint == fingerprint && !fingerprint.fresh && !known.failed
             });
             if !same || touched.contains(file.as_path()) {
-                work.push(Work { file, fingerprint, before: known.and_then(|known| known.hash) });
+                let before = known.map(|known| (known.failed, known.hash));
+                work.push(Work { file, fingerprint, before });
             }
         }
 
@@ -113,9 +116,11 @@ impl Loader {
         });
 
         for (work, done) in run(work) {
-            let Done { hash, parsed } = done;
-            self.known
-                .insert(Arc::clone(&work.file), Known { fingerprint: work.fingerprint, hash });
+            let Done { hash, failed, parsed } = done;
+            self.known.insert(
+                Arc::clone(&work.file),
+                Known { fingerprint: work.fingerprint, hash, failed },
+            );
             if let Some(parsed) = parsed {
                 load.files.push((work.file, parsed));
             }
@@ -137,12 +142,13 @@ impl Loader {
 struct Work {
     file: Arc<PathBuf>,
     fingerprint: Fingerprint,
-    /// Hash of the content that was parsed last.
-    before: Option<u64>,
+    /// [`Known::failed`] and [`Known::hash`] of the last time.
+    before: Option<(bool, u64)>,
 }
 
 struct Done {
-    hash: Option<u64>,
+    hash: u64,
+    failed: bool,
     /// `None` if the content is the same as before.
     parsed: Option<Parsed>,
 }
@@ -195,27 +201,31 @@ fn read(work: &Work) -> Done {
         Err(error) => {
             let allowed = (error.kind() == io::ErrorKind::FileTooLarge)
                 .then(|| format!("at most {} MiB", MAX_FILE_BYTES >> 20));
-            let parsed = Some(problem(format!("cannot be read: {error}"), allowed));
-            return Done { hash: None, parsed };
+            let message = format!("cannot be read: {error}");
+            let hash = hash(message.as_bytes());
+            // The same reason as before is no news.
+            let parsed = (work.before != Some((true, hash))).then(|| problem(message, allowed));
+            return Done { hash, failed: true, parsed };
         }
     };
-    let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    let hash = Some(hasher.finish());
-    if hash == work.before {
-        return Done { hash, parsed: None };
+    let hash = hash(&content);
+    if work.before == Some((false, hash)) {
+        return Done { hash, failed: false, parsed: None };
     }
     let parsed = match std::str::from_utf8(&content) {
-        Ok(text) => {
-            let json = work.file.extension().is_some_and(|e| e == "json");
-            parse(&work.file, text, if json { Format::Json } else { Format::Yaml })
-        }
+        Ok(text) => parse(&work.file, text, Format::of(&work.file)),
         Err(error) => {
             let at = error.valid_up_to();
             problem(format!("byte {at} is not UTF-8"), Some("UTF-8 text".to_owned()))
         }
     };
-    Done { hash, parsed: Some(parsed) }
+    Done { hash, failed: false, parsed: Some(parsed) }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The whole file, unless it is too large (or grows while it is read).

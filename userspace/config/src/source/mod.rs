@@ -30,6 +30,7 @@ mod document;
 mod files;
 mod json;
 mod loader;
+mod locate;
 mod mesh;
 mod path;
 mod plain;
@@ -45,6 +46,7 @@ mod yaml;
 
 pub use document::{Format, Parsed, Rejected, parse};
 pub use loader::{Load, Loader, MAX_FILE_BYTES};
+pub use locate::{Location, locate};
 pub use mesh::{MESH_CONFIG_MAP, MESH_KEY, mesh_config, mesh_config_from_file};
 pub use plain::from_yaml;
 pub use problem::{ObjectRef, Problem, Severity};

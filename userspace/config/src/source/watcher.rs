@@ -27,8 +27,8 @@ use super::store::{Change, Store};
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Longest delay of a read by events that do not end.
 const MAX_DELAY: Duration = Duration::from_millis(50);
-/// A file that is being written and not closed is read nevertheless after this long.
-const MAX_WRITING: Duration = Duration::from_secs(1);
+/// A file that was written to and not closed is read nevertheless after this long without a write.
+const MAX_WRITING: Duration = Duration::from_secs(5);
 /// Time between looks at all timestamps.
 const RESCAN: Duration = Duration::from_secs(10);
 /// Files of which it is remembered that somebody writes them.
@@ -68,6 +68,7 @@ impl Watcher {
             watched: HashMap::new(),
             by_id: HashMap::new(),
             writing: HashMap::new(),
+            blind: false,
         };
         // Watches first, then a look: nothing falls between.
         watch.look(&HashSet::new());
@@ -111,6 +112,8 @@ struct Watch {
     by_id: HashMap<i32, PathBuf>,
     /// Files that have been written to since they were last closed, and when.
     writing: HashMap<PathBuf, Instant>,
+    /// It has been told that something cannot be watched.
+    blind: bool,
 }
 
 /// What a batch of events asks for.
@@ -222,9 +225,18 @@ impl Watch {
         for directory in &wanted {
             // Always asked anew: behind the same name there may be another directory now. The
             // kernel gives the same number for the same directory.
-            let Ok(id) = inotify::add_watch(&self.inotify, directory, flags) else {
-                // Out of watches or gone again: the slow look remains.
-                continue;
+            let id = match inotify::add_watch(&self.inotify, directory, flags) {
+                Ok(id) => id,
+                // Gone again, or out of watches: the slow look remains.
+                Err(error) => {
+                    if error != rustix::io::Errno::NOENT
+                        && !std::mem::replace(&mut self.blind, true)
+                    {
+                        let (path, every) = (directory.display(), RESCAN.as_secs());
+                        tracing::warn!("cannot watch {path} ({error}): looking every {every} s");
+                    }
+                    continue;
+                }
             };
             if self.watched.insert(directory.clone(), id) != Some(id) {
                 new = true;

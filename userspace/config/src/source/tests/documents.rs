@@ -3,7 +3,7 @@
 use fairlead_api::{AccessLogEncoding, Kind, ObjectKey, OutboundTrafficPolicyMode, Resource};
 
 use super::*;
-use crate::source::mesh_config;
+use crate::source::{locate, mesh_config};
 
 const NETWORKING: &str = "networking.istio.io/v1";
 
@@ -109,6 +109,40 @@ fn kinds_that_are_not_ours() {
     let near =
         yaml("apiVersion: networking.istio.io/v1\nkind: VirtualServices\nmetadata: {name: a}\n");
     assert_eq!(near.problems[0].allowed.as_deref(), Some("did you mean VirtualService?"));
+}
+
+#[test]
+fn a_slip_in_the_group_does_not_hide_a_policy() {
+    let text = "apiVersion: securty.istio/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\n";
+    let parsed = yaml(text);
+    assert!(parsed.lost && parsed.problems[0].is_error(), "{parsed:?}");
+    // Another kind of the same name as one of ours is somebody else's.
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: a}\n";
+    assert!(!yaml(text).lost);
+}
+
+#[test]
+fn fields_are_found_again() {
+    let text = format!(
+        "{}---\napiVersion: v1\nkind: PodList\nitems:\n- metadata:\n    name: p\n  spec:\n    containers:\n    - name: c\n      ports:\n      - containerPort: 80\n",
+        namespace("a", "1")
+    );
+    let pod = ObjectKey::new(Kind::Pod, "default", "p");
+    let space = ObjectKey::new(Kind::Namespace, "", "a");
+    let none = ObjectKey::new(Kind::Pod, "other", "p");
+    let found = locate(
+        &text,
+        Format::Yaml,
+        &[
+            (&pod, "spec.containers[0].ports[0].containerPort"),
+            (&pod, "spec.containers[0].image"),
+            (&space, "metadata.labels[v]"),
+            (&space, ""),
+            (&none, ""),
+        ],
+    );
+    let lines: Vec<_> = found.iter().map(|l| l.map(|l| (l.document, l.line.unwrap()))).collect();
+    assert_eq!(lines, [Some((2, 16)), Some((2, 14)), Some((1, 5)), Some((1, 1)), None]);
 }
 
 #[test]

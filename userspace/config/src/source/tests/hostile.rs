@@ -85,6 +85,11 @@ fn problems_are_bounded() {
     assert!(parsed.problems.last().unwrap().message.contains("more problems"));
 }
 
+/// How many inputs are made; `FAIRLEAD_FUZZ_ROUNDS` asks for more.
+fn rounds(default: usize) -> usize {
+    std::env::var("FAIRLEAD_FUZZ_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 /// A generator of our own (xorshift): a failure names its seed.
 struct Random(u64);
 
@@ -154,7 +159,7 @@ const TOKENS: &[&str] = &[
 #[test]
 fn mutations_of_good_documents_never_panic() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for _ in 0..6_000 {
+    for _ in 0..rounds(6_000) {
         let mut text = CORPUS[random.below(CORPUS.len())].to_owned();
         for _ in 0..=random.below(6) {
             let at = |random: &mut Random, text: &str| {
@@ -194,7 +199,7 @@ fn mutations_of_good_documents_never_panic() {
 #[test]
 fn noise_never_panics() {
     let mut random = Random(0x0123_4567_89ab_cdef);
-    for _ in 0..4_000 {
+    for _ in 0..rounds(4_000) {
         let length = random.below(200);
         let text: String = (0..length)
             .map(|_| match random.below(3) {

@@ -197,7 +197,7 @@ fn a_writer_that_never_closes() {
     let mut open =
         OpenOptions::new().write(true).truncate(true).open(dir.path().join("a.yaml")).unwrap();
     open.write_all(namespace("a", "2").as_bytes()).unwrap();
-    let (_, labels) = bed.changes.recv_timeout(Duration::from_secs(5)).unwrap();
+    let (_, labels) = bed.changes.recv_timeout(Duration::from_secs(15)).unwrap();
     assert_eq!(labels, ["a=2"]);
 }
 

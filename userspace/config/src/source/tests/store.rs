@@ -3,7 +3,7 @@
 use fairlead_api::{Kind, ObjectKey};
 
 use super::*;
-use crate::source::{Change, Loader, Store};
+use crate::source::{Change, Loader, MAX_FILE_BYTES, Store};
 
 struct Bed {
     dir: TempDir,
@@ -183,6 +183,22 @@ fn a_path_that_cannot_be_listed_loses_nothing() {
     assert!(store.problems().is_empty());
     std::fs::remove_file(sub.join("a.yaml")).unwrap();
     assert_eq!(store.apply(loader.scan()).removed.len(), 1);
+}
+
+#[test]
+fn what_stays_unreadable_is_told_once() {
+    let mut bed = Bed::new();
+    std::fs::File::create(bed.dir.path().join("x.yaml"))
+        .unwrap()
+        .set_len(MAX_FILE_BYTES + 1)
+        .unwrap();
+    let change = bed.apply();
+    assert!(change.problems[0].message.contains("too large"), "{:?}", change.problems);
+    assert!(change.problems[0].allowed.is_some());
+    assert!(bed.loader.scan().is_empty());
+    assert_eq!(bed.store.problems().len(), 1);
+    assert_eq!(bed.write("x.yaml", &namespace("a", "1")).upserted.len(), 1);
+    assert!(bed.store.problems().is_empty());
 }
 
 #[test]

@@ -11,6 +11,10 @@
 /// share a map: bump it with every change of a layout, a map's type or the meaning of a field.
 pub const ABI_VERSION: u32 = 1;
 
+/// What the object holds in place of the cookie of the pod that `steer` serves. Userspace replaces
+/// the bytes before it loads an instance; no namespace has this cookie.
+pub const POD_PLACEHOLDER: u64 = 0xfa1e_1ead_5ee2_70d5;
+
 /// An address in IPv6 form, as the four words that lie in memory (network byte order), so that the
 /// eBPF programs move it word by word.
 pub type Addr = [u32; 4];

@@ -7,8 +7,8 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use fairlead_abi::{
-    Addr, Counter, ListenerKey, PortKey, direction, is_delivery_source, is_loopback, mapped,
-    pod_flags, role,
+    Addr, Counter, ListenerKey, POD_PLACEHOLDER, PortKey, direction, is_delivery_source,
+    is_loopback, mapped, pod_flags, role,
 };
 
 use crate::ctx::{read, read_addr};
@@ -20,7 +20,7 @@ const IPPROTO_TCP: u32 = 6;
 /// The cookie of the namespace that this instance of the program serves: the hook itself is not
 /// told, so userspace loads one instance per pod.
 #[unsafe(no_mangle)]
-static POD_NETNS: Global<u64> = Global::new(0);
+static POD_NETNS: Global<u64> = Global::new(POD_PLACEHOLDER);
 
 /// New connections into the pod.
 #[sk_lookup]

@@ -83,11 +83,7 @@ impl Capture {
         let host = Netns::open(Path::new("/proc/self/ns/net"))
             .step(|| "reading the host's network namespace".into())?
             .cookie();
-        let loading = Loading {
-            pins: pins.clone(),
-            max_flows: settings.max_flows,
-            diagnostics: settings.diagnostics,
-        };
+        let loading = Loading::new(pins.clone(), &settings)?;
         let mut hooks = loading.hooks()?;
         let maps = Arc::new(Maps::open(&pins.maps())?);
         maps.settings

@@ -1,8 +1,10 @@
 //! Where the daemon runs and where its pins lie: both are checked before anything is attached.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,8 +32,25 @@ pub fn cgroup2_root() -> Result<PathBuf, CaptureError> {
 pub(crate) fn parse_cgroup2_root(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (fields, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ").then(|| fields.split(' ').nth(4)).flatten().map(PathBuf::from)
+        kind.starts_with("cgroup2 ").then(|| fields.split(' ').nth(4)).flatten().map(unescape)
     })
+}
+
+/// A path of mountinfo: space, tab, line feed and backslash are written in octal (`\040`).
+fn unescape(text: &str) -> PathBuf {
+    let mut path = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let (byte, after) = match (first, after) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), after)
+            }
+            _ => (first, after),
+        };
+        path.push(byte);
+        rest = after;
+    }
+    OsString::from_vec(path).into()
 }
 
 /// Checks that the calling thread, and so its sockets, live in `root` or below: the programs see
@@ -104,6 +123,8 @@ mod tests {
         let text = "24 1 0:21 / /sys rw shared:1 - sysfs sysfs rw\n\
                     30 24 0:25 / /sys/fs/cgroup/unified rw,nosuid - cgroup2 cgroup2 rw\n";
         assert_eq!(parse_cgroup2_root(text), Some("/sys/fs/cgroup/unified".into()));
+        let escaped = "30 24 0:25 / /mnt/a\\040b\\134c\\9 rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(parse_cgroup2_root(escaped), Some("/mnt/a b\\c\\9".into()));
         assert_eq!(parse_cgroup2_root("24 1 0:21 / /sys rw - sysfs cgroup2 rw\n"), None);
     }
 

@@ -5,16 +5,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use aya::programs::{CgroupSock, CgroupSockAddr, ProgramFd, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
+use fairlead_abi::POD_PLACEHOLDER;
 use fairlead_types::NetnsCookie;
 
 use crate::diagnostics::ToTracing;
 use crate::error::{CaptureError, Step};
 use crate::maps::{PINNED_MAPS, PinDir};
+use crate::settings::CaptureSettings;
 use crate::sys::bpf::{self, AttachType};
 
 /// The object, part of this binary.
@@ -34,18 +36,85 @@ pub(crate) const HOOKS: &[(&str, AttachType)] = &[
 ];
 
 /// Highest level that the programs may log at; 0 compiles the logging away in the kernel.
-const LOG_OFF: u8 = 0;
-const LOG_DEBUG: u8 = 4;
+static LOG_OFF: u8 = 0;
+static LOG_DEBUG: u8 = 4;
 
-/// What every load of the object shares.
-#[derive(Clone, Debug)]
+const PLACEHOLDER: [u8; POD_LEN] = POD_PLACEHOLDER.to_ne_bytes();
+const POD_LEN: usize = size_of::<u64>();
+/// What an ELF64 file is aligned to.
+const OBJECT_ALIGN: usize = 8;
+
+/// A copy of the object that can be changed. The ELF reader wants it aligned, which a `Vec<u8>`
+/// does not promise: it has room to begin where it suits.
+struct ObjectCopy {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl ObjectCopy {
+    fn new() -> Self {
+        let mut buffer = vec![0; OBJECT.len() + OBJECT_ALIGN];
+        let start = buffer.as_ptr().align_offset(OBJECT_ALIGN).min(OBJECT_ALIGN);
+        if let Some(place) = buffer.get_mut(start..start + OBJECT.len()) {
+            place.copy_from_slice(OBJECT);
+        }
+        Self { buffer, start }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.start..self.start + OBJECT.len()).unwrap_or_default()
+    }
+}
+
+/// Makes programs from the object. One for all loads: aya's loader parses the kernel's type
+/// information when it is made, which takes fifty times as long as a load, and which is not used.
+#[derive(Debug)]
 pub(crate) struct Loading {
     pub(crate) pins: PinDir,
-    pub(crate) max_flows: u32,
-    pub(crate) diagnostics: bool,
+    loader: Mutex<EbpfLoader<'static>>,
+    diagnostics: bool,
+    /// Where the object has the cookie that `steer` serves.
+    pod_at: usize,
 }
 
 impl Loading {
+    pub(crate) fn new(pins: PinDir, settings: &CaptureSettings) -> Result<Self, CaptureError> {
+        let mut places =
+            OBJECT.windows(POD_LEN).enumerate().filter(|(_, bytes)| **bytes == PLACEHOLDER);
+        let (Some((pod_at, _)), None) = (places.next(), places.next()) else {
+            return Err(CaptureError::Load("the object has no one place for a cookie".into()));
+        };
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .map_max_entries("FLOWS", settings.max_flows)
+            .map_max_entries("CLIENTS", settings.max_flows)
+            .override_global(
+                "AYA_LOG_LEVEL",
+                if settings.diagnostics { &LOG_DEBUG } else { &LOG_OFF },
+                true,
+            );
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, pins.maps().join(name));
+        }
+        let diagnostics = settings.diagnostics;
+        Ok(Self { pins, loader: Mutex::new(loader), diagnostics, pod_at })
+    }
+
+    /// Parses the object, makes or opens its maps, and leaves its programs ready to load; `steer`
+    /// will serve `pod`.
+    fn object(&self, pod: Option<NetnsCookie>) -> Result<Ebpf, CaptureError> {
+        let mut object = ObjectCopy::new();
+        if let (Some(pod), Some(place)) =
+            (pod, object.bytes().get_mut(self.pod_at..self.pod_at + POD_LEN))
+        {
+            place.copy_from_slice(&pod.0.to_ne_bytes());
+        }
+        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        loader.load(object.bytes()).map_err(|error| CaptureError::Load(chain(&error)))
+    }
+
     /// Tells apart what this object, loaded like this, would be from anything else, so that a pod's
     /// program is not loaded again when a daemon of the same build takes over. Never zero.
     pub(crate) fn build(&self) -> u64 {
@@ -57,27 +126,9 @@ impl Loading {
         (*DIGEST & !3) | 2 | u64::from(self.diagnostics)
     }
 
-    /// Parses the object, makes or opens its maps, and leaves its programs ready to load.
-    fn object(&self, pod: u64) -> Result<Ebpf, CaptureError> {
-        let maps = self.pins.maps();
-        let level = if self.diagnostics { LOG_DEBUG } else { LOG_OFF };
-        let mut loader = EbpfLoader::new();
-        loader
-            .btf(None)
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries("FLOWS", self.max_flows)
-            .map_max_entries("CLIENTS", self.max_flows)
-            .override_global("AYA_LOG_LEVEL", &level, true)
-            .override_global("POD_NETNS", &pod, true);
-        for name in PINNED_MAPS {
-            loader.map_pin_path(name, maps.join(name));
-        }
-        loader.load(OBJECT).map_err(|error| CaptureError::Load(chain(&error)))
-    }
-
     /// Loads the programs of the cgroup hooks.
     pub(crate) fn hooks(&self) -> Result<Hooks, CaptureError> {
-        let mut ebpf = self.object(0)?;
+        let mut ebpf = self.object(None)?;
         for (name, _) in HOOKS {
             let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
             load(program)
@@ -89,7 +140,7 @@ impl Loading {
     /// Loads the instance of `steer` that serves one pod.
     pub(crate) fn steer(&self, pod: NetnsCookie) -> Result<ProgramFd, CaptureError> {
         const NAME: &str = "steer";
-        let mut ebpf = self.object(pod.0)?;
+        let mut ebpf = self.object(Some(pod))?;
         let program: &mut SkLookup = ebpf
             .program_mut(NAME)
             .ok_or_else(|| missing(NAME))?

@@ -355,3 +355,31 @@ fn cluster(cluster: &Cluster) -> Value {
         ("endpoints", endpoints.into()),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_snapshot_has_every_section() {
+        let value = dump(&Snapshot::default());
+        let sections: Vec<&String> = value.as_object().unwrap().keys().collect();
+        assert_eq!(
+            sections,
+            [
+                "version",
+                "mesh",
+                "local",
+                "inbound",
+                "services",
+                "vips",
+                "virtualHosts",
+                "clusters",
+                "workloads",
+                "targets"
+            ]
+        );
+        assert_eq!(value["mesh"]["trustDomain"], "cluster.local");
+        assert_eq!(value["clusters"], json!({}));
+    }
+}

@@ -87,7 +87,7 @@ fn compile(
         connect_timeout: if connect_timeout > Duration::ZERO {
             connect_timeout
         } else {
-            before.connect_timeout
+            MeshSettings::default().connect_timeout
         },
         protocol_detection_timeout: ProtoDuration::get(config.protocol_detection_timeout),
         default_retry: retry.unwrap_or(default_retry),

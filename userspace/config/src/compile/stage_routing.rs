@@ -159,7 +159,7 @@ impl Compiler {
             }
         }
         for pattern in std::mem::take(&mut dirty.conflicts) {
-            let problems = conflicts(&self.virtual_services, &pattern);
+            let problems = conflicts(&self.virtual_services, &pattern, &self.mesh.cluster_domain);
             self.set_problems(Origin::Conflict(pattern), problems, dirty);
         }
     }

@@ -159,7 +159,20 @@ impl Tables<'_> {
         problems: &mut Vec<Problem>,
     ) -> Option<HostRoutes> {
         let entry = self.virtual_services.select_pattern(pattern, client)?;
-        if entry.object.spec.http.is_empty() {
+        let spec = &entry.object.spec;
+        if let HostPattern::Exact(host) = pattern {
+            for (any, field) in [(!spec.tcp.is_empty(), "tcp"), (!spec.tls.is_empty(), "tls")] {
+                if any {
+                    Report::new(&entry.key, problems).warning(
+                        format!("spec.{field}"),
+                        format!(
+                            "there is no service {host}: without its address these have no effect"
+                        ),
+                    );
+                }
+            }
+        }
+        if spec.http.is_empty() {
             return None;
         }
         let ports = self.ports_that_matter(entry);
@@ -208,14 +221,16 @@ fn http_table(routes: Vec<fairlead_policy::route::HttpRoute>) -> Arc<HttpRouteTa
 }
 
 /// Problems of VirtualServices that another one of the same host keeps from having an effect.
-pub(super) fn conflicts(virtual_services: &VirtualServices, pattern: &HostPattern) -> Vec<Problem> {
+pub(super) fn conflicts(
+    virtual_services: &VirtualServices,
+    pattern: &HostPattern,
+    domain: &str,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (loser, winner) in virtual_services.losers(pattern) {
-        let written = loser.object.spec.hosts.iter().zip(0..).find(|(host, _)| {
-            HostPattern::new(host, &loser.key.namespace, "") == *pattern
-                || pattern.display().starts_with(host.as_str())
-        });
-        let index: usize = written.map_or(0, |(_, index)| index);
+        let written =
+            |host: &String| HostPattern::new(host, &loser.key.namespace, domain) == *pattern;
+        let index = loser.object.spec.hosts.iter().position(written).unwrap_or_default();
         Report::new(&loser.key, &mut problems).warning(
             format!("spec.hosts[{index}]"),
             format!(

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use equivalent::Equivalent;
-use fairlead_policy::route::{ClusterId, HttpRouteTable, TcpRouteTable};
+use fairlead_policy::SourceView;
+use fairlead_policy::route::{ClusterId, HttpMatch, HttpRoute, HttpRouteTable, TcpRouteTable};
 use fairlead_types::AppProtocol;
 
 /// What telemetry and routing want to know of a service.
@@ -91,12 +92,35 @@ impl ServicePort {
 /// Where traffic to a service port goes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routes {
-    /// HTTP routes; `None`: no VirtualService has an opinion, straight to `default_cluster`.
+    /// HTTP routes; `None`: no VirtualService has an opinion, straight to `default_cluster`. A
+    /// request that no route matches is answered 404. Ask through [`Routes::http`].
     pub http: Option<Arc<HttpRouteTable>>,
-    /// TCP routes; `None` likewise.
+    /// TCP routes; `None` likewise. A connection that no route matches goes to `default_cluster`
+    /// (Istio adds that route where a VirtualService has no catch-all).
     pub tcp: Option<Arc<TcpRouteTable>>,
     /// The cluster without subset.
     pub default_cluster: ClusterId,
+}
+
+impl Routes {
+    /// The HTTP routes that a source has to obey. `None` also when every route is for other
+    /// sources (`sourceLabels`, `sourceNamespace`): for this one there is then no VirtualService
+    /// at all, as with Istio, which leaves routes of other sources out before it asks whether
+    /// there are any.
+    #[must_use]
+    pub fn http(&self, source: &SourceView<'_>) -> Option<&Arc<HttpRouteTable>> {
+        let concerns = |m: &HttpMatch| {
+            m.source_namespace.as_deref().is_none_or(|namespace| namespace == source.namespace)
+                && source.labels.matches(&m.source_labels)
+        };
+        // Tables begin or end with a route for everybody, so that this looks at one or two.
+        let any = |table: &HttpRouteTable| {
+            let for_all = |route: &HttpRoute| route.matches.is_empty();
+            table.routes.last().is_some_and(for_all)
+                || table.routes.iter().any(|r| for_all(r) || r.matches.iter().any(concerns))
+        };
+        self.http.as_ref().filter(|table| any(table))
+    }
 }
 
 /// The HTTP routes of VirtualServices for a host that is no service (`bookinfo.example.com`):

@@ -37,7 +37,7 @@ fn random_object(random: &mut Random) -> String {
             "---\napiVersion: {group}\nkind: {kind}\nmetadata:\n  name: {name}\n  namespace: {namespace}\n"
         )
     };
-    match random.below(9) {
+    match random.below(12) {
         0 => format!(
             "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{istio-injection: {}}}}}\n",
             random.pick(&["enabled", "disabled"])
@@ -74,6 +74,28 @@ fn random_object(random: &mut Random) -> String {
                     random.pick(&["[]", "['.']", "['*']", "[shop]"]),
                     random.pick(&["RANDOM", "ROUND_ROBIN"]),
                     random.pick(&["", ", {name: v2, labels: {version: v2}}"]),
+                )
+        }
+        7 => format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    trustDomain: {}\n    enableAutoMtls: {}\n    rootNamespace: {}\n",
+            random.pick(&["one", "two"]),
+            random.pick(&["true", "false"]),
+            random.pick(&["istio-system", "shop"]),
+        ),
+        8 => {
+            meta("PeerAuthentication", "security.istio.io/v1")
+                + &format!(
+                    "spec:\n  selector: {{matchLabels: {{app: a}}}}\n  mtls: {{mode: {}}}\n{}",
+                    random.pick(&["STRICT", "PERMISSIVE", "DISABLE"]),
+                    random.pick(&["", "  portLevelMtls: {8080: {mode: DISABLE}}\n"]),
+                )
+        }
+        9 => {
+            meta("AuthorizationPolicy", "security.istio.io/v1")
+                + &format!(
+                    "spec:\n  action: {}\n  selector: {{matchLabels: {{app: {}}}}}\n  rules: [{{from: [{{source: {{namespaces: [shop]}}}}]}}]\n",
+                    random.pick(&["ALLOW", "DENY"]),
+                    random.pick(&["a", "b"]),
                 )
         }
         _ => {

@@ -317,3 +317,33 @@ spec:
     assert_eq!(weights(1), [(cluster("v1"), 80), (cluster("v2"), 20)]);
     assert_eq!(fixture.messages(), Vec::<String>::new());
 }
+
+#[test]
+fn routes_of_other_sources_alone_are_none_at_all() {
+    let yaml = |rest: &str| {
+        bookinfo()
+            + "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings, namespace: default}
+spec:
+  hosts: [ratings]
+  http:
+  - match: [{sourceLabels: {app: reviews}, uri: {prefix: /only}}]
+    route: [{destination: {host: ratings}}]
+" + rest
+    };
+    let asked = |fixture: &Fixture, app: &str| {
+        let labels: Labels = [("app", app)].into_iter().collect();
+        let source =
+            SourceView { labels: &labels, namespace: "default", ip: "10.0.0.9".parse().unwrap() };
+        fixture.port("default", "ratings", 9080).common.http(&source).is_some()
+    };
+    let fixture = Fixture::new(&yaml(""));
+    assert!(asked(&fixture, "reviews"));
+    assert!(!asked(&fixture, "productpage"));
+    let fixture = Fixture::new(&yaml("  - route: [{destination: {host: ratings}}]\n"));
+    assert!(asked(&fixture, "reviews") && asked(&fixture, "productpage"));
+    let other = "  - match: [{uri: {exact: /x}}]\n    route: [{destination: {host: ratings}}]\n";
+    assert!(asked(&Fixture::new(&yaml(other)), "productpage"));
+}

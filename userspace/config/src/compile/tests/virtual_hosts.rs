@@ -104,3 +104,20 @@ fn destinations_without_a_port_take_that_of_the_request() {
     assert_eq!(route(80).action, HttpAction::NoCluster);
     assert_eq!(fixture.messages(), Vec::<String>::new());
 }
+
+#[test]
+fn tcp_routes_of_what_is_no_service_are_reported() {
+    let yaml = "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: far, namespace: default}
+spec:
+  hosts: [db.example.com]
+  tcp: [{route: [{destination: {host: ratings}}]}]
+";
+    let fixture = Fixture::new(&(bookinfo() + yaml));
+    assert!(fixture.snapshot().virtual_host("db.example.com").is_none());
+    let messages = fixture.messages();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].contains("spec.tcp: warning: there is no service db.example.com"));
+}

@@ -59,8 +59,19 @@ pub struct Enrolment {
     around: Surroundings,
     seats: BTreeMap<WorkloadId, Seat>,
     identities: HashSet<SpiffeId>,
-    leftovers_done: bool,
+    leftovers: Leftovers,
     table: Table,
+}
+
+/// What an earlier daemon left captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leftovers {
+    /// Not looked at yet.
+    Unknown,
+    /// There are some, refused.
+    Some,
+    /// There are none any more.
+    None,
 }
 
 /// What a pod should be.
@@ -77,7 +88,7 @@ impl Enrolment {
             around,
             seats: BTreeMap::new(),
             identities: HashSet::new(),
-            leftovers_done: false,
+            leftovers: Leftovers::Unknown,
             table: Table::default(),
         }
     }
@@ -116,6 +127,13 @@ impl Enrolment {
                 (id.clone(), wanted)
             })
             .collect();
+        if self.leftovers == Leftovers::Unknown {
+            self.leftovers = match self.around.captor.leftovers() {
+                Ok(cookies) if cookies.is_empty() => Leftovers::None,
+                // Whoever cannot be listed may be there.
+                Ok(_) | Err(_) => Leftovers::Some,
+            };
+        }
         // Certificates first: they take longest.
         let identities: HashSet<SpiffeId> = wanted
             .values()
@@ -242,9 +260,12 @@ impl Enrolment {
         seat: Option<Seat>,
         now: Instant,
     ) -> Seat {
+        // Among leftovers may be this pod, which has left the mesh while no daemon ran.
+        let exempt =
+            self.around.refuse_unknown || (self.leftovers != Leftovers::None && place.is_some());
         let retry = match seat {
             Some(seat @ Seat::Outside(Some(_))) => return seat,
-            Some(Seat::Outside(None)) if !self.around.refuse_unknown => return Seat::Outside(None),
+            Some(Seat::Outside(None)) if !exempt => return Seat::Outside(None),
             Some(Seat::Waiting(retry)) if !retry.is_due(now) => return Seat::Waiting(retry),
             Some(seat @ (Seat::Enrolled(_) | Seat::Waiting(_))) => {
                 let retry = seat.retry();
@@ -255,7 +276,7 @@ impl Enrolment {
             }
             _ => None,
         };
-        if !self.around.refuse_unknown {
+        if !exempt {
             return Seat::Outside(None);
         }
         let mut retry = retry.unwrap_or_else(|| Retry::new(now));
@@ -302,7 +323,7 @@ impl Enrolment {
     /// of them may be a pod that is wanted and has not been found yet.
     fn let_leftovers_go(&mut self, wanted: &BTreeMap<WorkloadId, Wanted>) {
         let captured = |id| matches!(self.seats.get(id), Some(Seat::Enrolled(_)));
-        if self.leftovers_done
+        if self.leftovers != Leftovers::Some
             || wanted.iter().any(|(id, w)| w.enrolled && !captured(id))
             || !(self.around.complete)()
         {
@@ -316,7 +337,7 @@ impl Enrolment {
             Ok(())
         });
         match released {
-            Ok(()) => self.leftovers_done = true,
+            Ok(()) => self.leftovers = Leftovers::None,
             Err(reason) => tracing::warn!(%reason, "leftovers of an earlier daemon stay refused"),
         }
     }

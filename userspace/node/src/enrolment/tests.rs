@@ -314,6 +314,21 @@ fn leftovers_stay_refused_while_anybody_may_be_one_of_them() {
 }
 
 #[test]
+fn a_pod_that_left_while_no_daemon_ran_is_let_go_whatever_else_is_wrong() {
+    let mut b = Bench::new(false);
+    b.paper.leftovers.lock().push(NetnsCookie(7));
+    *b.complete.lock() = false;
+    b.paper.put("/n/a", 1);
+    let a = pod("a", Some("/n/a"), false);
+    assert_eq!(b.pass(&[&a], SOON), ["exempt /n/a"]);
+    assert_eq!(b.pass(&[&a], SOON), [""; 0]);
+
+    let mut b = Bench::new(false);
+    b.paper.put("/n/a", 1);
+    assert_eq!(b.pass(&[&a], SOON), [""; 0], "without leftovers nothing has to be said");
+}
+
+#[test]
 fn the_thread_follows_the_configuration_and_ends() {
     let b = Bench::new(false);
     let (paper, snapshots) = (Arc::clone(&b.paper), b.snapshots.clone());

@@ -26,6 +26,9 @@ use super::{json, unenforced, validate, yaml};
 /// Most objects of one file.
 const MAX_OBJECTS: usize = 100_000;
 
+/// Most problems that are told of one file; the rest is counted.
+const MAX_PROBLEMS: usize = 1_000;
+
 /// Istio's kinds that are known and do nothing yet.
 const ISTIO_NOT_READ: &[&str] =
     &["EnvoyFilter", "WasmPlugin", "Telemetry", "ProxyConfig", "WorkloadGroup", "IstioOperator"];
@@ -92,7 +95,13 @@ pub fn parse(file: &Arc<PathBuf>, text: &str, format: Format) -> Parsed {
         Format::Yaml => reader.documents(yaml::Documents::new(text)),
         Format::Json => reader.documents(json::Documents::new(text)),
     }
-    reader.parsed
+    let mut parsed = reader.parsed;
+    if parsed.problems.len() > MAX_PROBLEMS {
+        let message = format!("and {} more problems", parsed.problems.len() - MAX_PROBLEMS);
+        parsed.problems.truncate(MAX_PROBLEMS);
+        parsed.problems.push(Problem::of_file(file, message, None));
+    }
+    parsed
 }
 
 struct Reader<'f> {

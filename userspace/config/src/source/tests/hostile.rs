@@ -83,6 +83,9 @@ fn problems_are_bounded() {
     ));
     assert!(parsed.problems.len() <= 101, "{}", parsed.problems.len());
     assert!(parsed.problems.last().unwrap().message.contains("more problems"));
+    let parsed = yaml(&"--- a\n".repeat(5_000));
+    assert_eq!(parsed.problems.len(), 1_001);
+    assert_eq!(parsed.problems[1_000].message, "and 4000 more problems");
 }
 
 /// How many inputs are made; `FAIRLEAD_FUZZ_ROUNDS` asks for more.

@@ -4,7 +4,8 @@
 use std::time::{Duration, SystemTime};
 
 use fairlead_types::{IdentityError, SpiffeId};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS;
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 /// The facts of a leaf certificate that the mesh uses. Chain and validity are verified elsewhere
 /// (by the TLS verifier); this only reads.
@@ -48,7 +49,7 @@ impl PeerSvid {
         if !rest.is_empty() {
             return Err(SvidError::Malformed("trailing bytes".into()));
         }
-        if cert.is_ca() {
+        if is_ca(&cert)? {
             return Err(SvidError::IsCa);
         }
         let san = cert
@@ -80,6 +81,19 @@ impl PeerSvid {
             not_after: from_unix(validity.not_after.timestamp()),
             serial: cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect(),
         })
+    }
+}
+
+/// Whether the certificate may sign others. `X509Certificate::is_ca` would say no of constraints
+/// that are there twice or cannot be read.
+fn is_ca(cert: &X509Certificate<'_>) -> Result<bool, SvidError> {
+    let extension = cert
+        .get_extension_unique(&OID_X509_EXT_BASIC_CONSTRAINTS)
+        .map_err(|e| SvidError::Malformed(e.to_string()))?;
+    match extension.map(|extension| extension.parsed_extension()) {
+        None => Ok(false),
+        Some(ParsedExtension::BasicConstraints(constraints)) => Ok(constraints.ca),
+        Some(_) => Err(SvidError::Malformed("the basic constraints cannot be read".into())),
     }
 }
 

@@ -129,6 +129,44 @@ async fn certificates_are_as_asked_for() {
     assert!(!format!("{one:?}{info:?}").to_lowercase().contains("private"));
 }
 
+/// A CA of our own whose intermediate is about to end: the root stays, certificates go on.
+#[tokio::test]
+async fn an_ending_intermediate_is_made_anew_under_the_same_root() {
+    let dir = TempDir::new();
+    let ca = open(&dir.0).unwrap();
+    let roots = ca.roots();
+    // An intermediate with a day left, from the root's own key.
+    let read = |file: &str| fs::read_to_string(dir.0.join(file)).unwrap();
+    let root_key = rcgen::KeyPair::from_pem(&read("root-key.pem")).unwrap();
+    let root = rcgen::Issuer::from_ca_cert_pem(&read("root-cert.pem"), root_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    params.not_after = (SystemTime::now() + Duration::from_secs(86_400)).into();
+    let old = params.signed_by(&key, &root).unwrap();
+    fs::write(dir.0.join("ca-key.pem"), key.serialize_pem()).unwrap();
+    fs::write(dir.0.join("cert-chain.pem"), old.pem()).unwrap();
+    fs::write(dir.0.join("ca-cert.pem"), old.pem()).unwrap();
+    // The running daemon and one that starts now.
+    let long = Duration::from_secs(30 * 86_400);
+    for ca in [&ca, &open(&dir.0).unwrap()] {
+        let certificate = issue(ca, long).await;
+        let left = certificate.not_after().duration_since(SystemTime::now()).unwrap();
+        assert!(left > Duration::from_secs(29 * 86_400), "{left:?}");
+        assert_eq!(ca.roots(), roots);
+    }
+    assert_ne!(read("ca-cert.pem"), old.pem());
+    // One that somebody else brought is left alone, however little it has left.
+    fs::remove_file(dir.0.join("root-key.pem")).unwrap();
+    fs::write(dir.0.join("ca-key.pem"), key.serialize_pem()).unwrap();
+    fs::write(dir.0.join("cert-chain.pem"), old.pem()).unwrap();
+    fs::write(dir.0.join("ca-cert.pem"), old.pem()).unwrap();
+    let certificate = issue(&open(&dir.0).unwrap(), long).await;
+    let left = certificate.not_after().duration_since(SystemTime::now()).unwrap();
+    assert!(left <= Duration::from_secs(86_400), "{left:?}");
+    assert_eq!(read("ca-cert.pem"), old.pem());
+}
+
 /// Istio's "Plug in CA Certificates": own root, intermediate and chain, brought by somebody else.
 #[tokio::test]
 async fn own_roots_can_be_put_there_while_running() {

@@ -33,6 +33,8 @@ const MAKING: &str = ".making";
 
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 const INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(2 * 365 * 86_400);
+/// An intermediate that was made here is made anew when it has less than this left.
+const RENEW_INTERMEDIATE: Duration = Duration::from_secs(180 * 86_400);
 /// Certificates begin this much in the past, so that a peer whose clock runs behind takes them.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// No workload certificate lives longer, whatever the settings say (Istio's
@@ -43,6 +45,7 @@ const MAX_TTL: Duration = Duration::from_secs(90 * 86_400);
 /// are exchanged, the next certificate comes from the new ones.
 pub struct CaDirectory {
     dir: PathBuf,
+    trust_domain: TrustDomain,
     loaded: ArcSwap<Loaded>,
 }
 
@@ -81,8 +84,11 @@ impl CaDirectory {
         if present(MAKING) || ![CA_CERT, CA_KEY, ROOT_CERT].into_iter().any(present) {
             make(dir, trust_domain)?;
         }
+        if is_ending(dir) {
+            renew_intermediate(dir, trust_domain)?;
+        }
         let loaded = ArcSwap::from_pointee(load(dir)?);
-        Ok(Self { dir: dir.into(), loaded })
+        Ok(Self { dir: dir.into(), trust_domain: trust_domain.clone(), loaded })
     }
 
     /// The roots that certificates of this CA verify to.
@@ -95,10 +101,19 @@ impl CaDirectory {
     /// disturb: the last usable set stays.
     fn current(&self) -> Arc<Loaded> {
         let loaded = self.loaded.load_full();
-        if loaded.stamp == Stamp::of(&self.dir) {
+        let ending = loaded.not_after < OffsetDateTime::now_utc() + RENEW_INTERMEDIATE;
+        if loaded.stamp == Stamp::of(&self.dir) && !(ending && is_ending(&self.dir)) {
             return loaded;
         }
-        match files::lock(&self.dir).and_then(|_lock| load(&self.dir)) {
+        let reload = || {
+            let _lock = files::lock(&self.dir)?;
+            // Another daemon may have done it while this one waited.
+            if is_ending(&self.dir) {
+                renew_intermediate(&self.dir, &self.trust_domain)?;
+            }
+            load(&self.dir)
+        };
+        match reload() {
             Ok(new) => {
                 tracing::info!(dir = %self.dir.display(), "CA files have changed; using the new ones");
                 let new = Arc::new(new);
@@ -210,24 +225,58 @@ fn make(dir: &Path, trust_domain: &TrustDomain) -> Result<(), CaError> {
     let root_key_pem = root_key.serialize_pem();
     let root_issuer = Issuer::new(root_params, root_key);
 
-    let ca_key = generate()?;
-    let ca_cert = ca_params(
+    let marker = dir.join(MAKING);
+    files::write(&marker, "")?;
+    files::write(&dir.join(ROOT_KEY), &root_key_pem)?;
+    files::write(&dir.join(ROOT_CERT), &root.pem())?;
+    make_intermediate(dir, trust_domain, &root_issuer, &root.pem())?;
+    fs::remove_file(&marker).map_err(|e| files::error(&marker, e))
+}
+
+fn make_intermediate(
+    dir: &Path,
+    trust_domain: &TrustDomain,
+    root: &Issuer<'_, KeyPair>,
+    root_pem: &str,
+) -> Result<(), CaError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(broken)?;
+    let cert = ca_params(
         "Fairlead intermediate CA",
         trust_domain,
         INTERMEDIATE_LIFETIME,
         BasicConstraints::Constrained(0),
     )?
-    .signed_by(&ca_key, &root_issuer)
+    .signed_by(&key, root)
     .map_err(broken)?;
+    // Key first: until the certificate is there too, a reader finds a pair that does not match,
+    // and keeps what it has.
+    files::write(&dir.join(CA_KEY), &key.serialize_pem())?;
+    files::write(&dir.join(CERT_CHAIN), &format!("{}{root_pem}", cert.pem()))?;
+    files::write(&dir.join(CA_CERT), &cert.pem())
+}
 
-    let marker = dir.join(MAKING);
-    files::write(&marker, "")?;
-    files::write(&dir.join(ROOT_KEY), &root_key_pem)?;
-    files::write(&dir.join(ROOT_CERT), &root.pem())?;
-    files::write(&dir.join(CA_KEY), &ca_key.serialize_pem())?;
-    files::write(&dir.join(CERT_CHAIN), &format!("{}{}", ca_cert.pem(), root.pem()))?;
-    files::write(&dir.join(CA_CERT), &ca_cert.pem())?;
-    fs::remove_file(&marker).map_err(|e| files::error(&marker, e))
+/// Whether the intermediate was made here (the root's key is here too) and is about to end.
+fn is_ending(dir: &Path) -> bool {
+    let not_after = || {
+        let cert = certificates(&dir.join(CA_CERT)).ok()?.swap_remove(0);
+        let (_, parsed) = X509Certificate::from_der(&cert).ok()?;
+        Some(parsed.validity().not_after.to_datetime())
+    };
+    dir.join(ROOT_KEY).exists()
+        && not_after().is_some_and(|end| end < OffsetDateTime::now_utc() + RENEW_INTERMEDIATE)
+}
+
+/// Replaces an intermediate that is about to end. The caller holds the lock; other daemons see
+/// the new files with their next certificate, and the root stays.
+fn renew_intermediate(dir: &Path, trust_domain: &TrustDomain) -> Result<(), CaError> {
+    tracing::info!(dir = %dir.display(), "the intermediate CA is about to end; making a new one");
+    let (root_path, key_path) = (dir.join(ROOT_CERT), dir.join(ROOT_KEY));
+    let key = KeyPair::from_pem(&files::read(&key_path)?)
+        .map_err(|e| files::error(&key_path, format!("not a private key: {e}")))?;
+    let root_pem = files::read(&root_path)?;
+    let root = Issuer::from_ca_cert_der(&certificates(&root_path)?.swap_remove(0), key)
+        .map_err(|e| files::error(&root_path, e))?;
+    make_intermediate(dir, trust_domain, &root, &root_pem)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {

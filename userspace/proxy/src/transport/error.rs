@@ -9,6 +9,9 @@ use fairlead_identity::{CertificateError, PeerRefusal};
 use fairlead_types::{Refusal, ResponseFlags};
 use http::StatusCode;
 
+/// What a timeout of the TLS handshake was waiting for.
+pub(super) const HANDSHAKE: &str = "the TLS handshake";
+
 /// Why a stream or session failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TransportError {
@@ -86,7 +89,7 @@ impl TransportError {
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::NoCertificate(_) | Self::Peer { .. } => Refusal::IdentityError,
-            Self::Handshake { .. } => Refusal::TlsFailure,
+            Self::Handshake { .. } | Self::Timeout { what: HANDSHAKE, .. } => Refusal::TlsFailure,
             Self::Overload(_) | Self::Draining => Refusal::Overload,
             Self::Refused { refusal: Some(class), .. } => *class,
             Self::Refused { status, .. }

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::error::TransportError;
+use super::error::{HANDSHAKE, TransportError};
 use super::outbound::{Transport, upload_body};
 use super::round::{Inner, Round, RoundIo};
 use super::session::{Keepalive, Turn, handshake_error, peer_svid, tune};
@@ -178,12 +178,15 @@ impl Transport {
         if *draining.borrow() {
             return Err(TransportError::Draining);
         }
+        if self.inbound_sessions() >= limits::INBOUND_SESSIONS {
+            return Err(TransportError::Overload("too many inbound sessions"));
+        }
         let session = self.accept_session(tcp, inbound);
         let session = match timeout(limits::HANDSHAKE_TIMEOUT, session).await {
             Ok(result) => result?,
             Err(_) => {
                 return Err(TransportError::Timeout {
-                    what: "the TLS handshake",
+                    what: HANDSHAKE,
                     limit: limits::HANDSHAKE_TIMEOUT,
                 });
             }
@@ -354,7 +357,15 @@ impl<H: InboundHandler> ServerDriver<H> {
         }
         let ended = loop {
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.dispatch(request, respond),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    if self.streams.load(Ordering::Relaxed) >= limits::TASKS_PER_SESSION {
+                        // The peer resets streams faster than their tasks end.
+                        self.handler.refused(&self.peer, "too many streams opened and reset");
+                        self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    } else {
+                        self.dispatch(request, respond);
+                    }
+                }
                 Poll::Ready(Some(Err(e))) => break Some(Err(e)),
                 Poll::Ready(None) => break Some(Ok(())),
                 Poll::Pending => break None,

@@ -10,6 +10,11 @@ pub const STREAMS_PER_SESSION: u32 = 256;
 pub const SESSIONS_PER_DESTINATION: usize = 128;
 /// Flow-control credit of one stream: what a stalled application can make this node hold.
 pub const STREAM_WINDOW: u32 = 512 * 1024;
+/// Tasks that work for one inbound session: streams that the peer has reset count until their
+/// task has ended. One more, and the session ends.
+pub const TASKS_PER_SESSION: usize = 2 * STREAMS_PER_SESSION as usize;
+/// Sessions that a node accepts; with some 64 KiB each that is 2 GiB.
+pub const INBOUND_SESSIONS: usize = 32 * 1024;
 /// Credit of a session: as much as all its streams together, so that stalled streams never
 /// exhaust what the others need.
 pub const SESSION_WINDOW: u32 = STREAMS_PER_SESSION * STREAM_WINDOW;

@@ -20,7 +20,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::error::TransportError;
+use super::error::{HANDSHAKE, TransportError};
 use super::limits;
 use super::round::{Inner, Round, RoundIo};
 use super::{Target, Wire};
@@ -147,10 +147,9 @@ pub(super) async fn dial(
     let tcp = connect(target).await?;
     match timeout(limits::HANDSHAKE_TIMEOUT, establish(target, certificate, tcp, freed)).await {
         Ok(result) => result,
-        Err(_) => Err(TransportError::Timeout {
-            what: "the TLS handshake",
-            limit: limits::HANDSHAKE_TIMEOUT,
-        }),
+        Err(_) => {
+            Err(TransportError::Timeout { what: HANDSHAKE, limit: limits::HANDSHAKE_TIMEOUT })
+        }
     }
     .inspect_err(|error| tracing::debug!(%to, %error, "no session"))
 }

@@ -160,15 +160,30 @@ async fn the_key_exchange_is_post_quantum() {
     let transport = scene.good.transport.clone();
     tokio::spawn(async move { transport.tunnel(&to, &meta()).await.is_ok() });
     let (mut tcp, _) = listener.accept().await.unwrap();
-    let mut hello = vec![0; 1400];
+    let mut header = [0; 5];
+    within("hello", tcp.read_exact(&mut header)).await.unwrap();
+    let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
     within("hello", tcp.read_exact(&mut hello)).await.unwrap();
-    let groups = hello
-        .windows(6)
-        .find(|w| w[..2] == [0, 10] && w[3] as usize == w[5] as usize + 2)
-        .unwrap()
-        .as_ptr() as usize
-        - hello.as_ptr() as usize;
-    assert_eq!(hello[groups + 6..groups + 8], [0x11, 0xec], "supported_groups");
+    assert_eq!(extension(&hello, 10)[2..4], [0x11, 0xec], "first of supported_groups");
+    assert_eq!(extension(&hello, 51)[2..4], [0x11, 0xec], "first key share");
+    assert_eq!(extension(&hello, 43), [2, 3, 4], "supported_versions: TLS 1.3 alone");
+}
+
+/// One extension of a ClientHello message.
+fn extension(hello: &[u8], wanted: u16) -> &[u8] {
+    let u16_at = |at: usize| usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
+    let mut at = 4 + 2 + 32;
+    at += 1 + usize::from(hello[at]);
+    at += 2 + u16_at(at);
+    at += 1 + usize::from(hello[at]);
+    at += 2;
+    loop {
+        let body = at + 4..at + 4 + u16_at(at + 2);
+        if u16_at(at) == usize::from(wanted) {
+            return &hello[body];
+        }
+        at = body.end;
+    }
 }
 
 #[tokio::test]
@@ -328,4 +343,34 @@ async fn a_server_that_vanishes_is_noticed_by_the_stream() {
             || error.to_string().contains("reset"),
         "{error}"
     );
+}
+
+/// Opening a stream and resetting it once its task is at work: the slow form of rapid reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_reset_while_they_are_worked_on_are_bounded() {
+    let scene = Scene::new().await;
+    scene.app.hang.store(true, std::sync::atomic::Ordering::Relaxed);
+    let session = scene.insider().await;
+    let mut opened = 0;
+    let ended = within("end of the session", async {
+        loop {
+            let Ok(mut ready) = session.clone().ready().await else { return true };
+            let request = connect(scene.server.addr, "127.0.0.1:1");
+            let Ok((response, mut send)) = ready.send_request(request, false) else { return true };
+            opened += 1;
+            while scene.app.seen.lock().unwrap().len() < opened {
+                if scene.app.refusals().iter().any(|r| r.contains("opened and reset")) {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_micros(50)).await;
+            }
+            send.send_reset(h2::Reason::CANCEL);
+            drop(response);
+        }
+    })
+    .await;
+    assert!(ended);
+    assert!((500..600).contains(&opened), "{opened} streams");
+    scene.app.hang.store(false, std::sync::atomic::Ordering::Relaxed);
+    scene.others_are_fine().await;
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -133,6 +133,8 @@ pub struct App {
     /// Tunnels are relayed to this address; without one, a tunnel is refused with `refuse`.
     pub upstream: Mutex<Option<SocketAddr>>,
     pub refuse: Refusal,
+    /// Tunnels are never answered.
+    pub hang: AtomicBool,
     pub seen: Mutex<Vec<InboundStream>>,
     pub refused: Mutex<Vec<String>>,
     pub requests: AtomicUsize,
@@ -148,6 +150,7 @@ impl App {
         Self {
             upstream: Mutex::new(None),
             refuse,
+            hang: AtomicBool::new(false),
             seen: Mutex::default(),
             refused: Mutex::default(),
             requests: AtomicUsize::new(0),
@@ -167,6 +170,9 @@ impl App {
 impl InboundHandler for App {
     async fn tunnel(&self, stream: InboundStream, offer: TunnelOffer) {
         self.seen.lock().unwrap().push(stream);
+        if self.hang.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let upstream = *self.upstream.lock().unwrap();
         let Some(upstream) = upstream else { return offer.refuse(self.refuse) };
         let Ok(tcp) = TcpStream::connect(upstream).await else {

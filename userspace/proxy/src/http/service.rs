@@ -179,16 +179,16 @@ fn plan<'a>(
     let namespace = &*outgoing.caller.workload.namespace;
     let authority = parts.uri.authority().map_or("", |a| a.as_str());
     let asked = outgoing.dst.0;
-    let hosts = &snapshot.virtual_hosts;
-    let by_authority = if matches!(outgoing.target, Outbound::Unknown)
-        || !hosts.exact.is_empty()
-        || !hosts.wildcard.is_empty()
-    {
-        snapshot.by_authority(authority, namespace, asked.port())
-    } else {
-        None
+    // The address chooses the service; the authority has a word only where it is none's
+    // (docs/decisions/0003).
+    let by_authority = match &outgoing.target {
+        Outbound::Service(_) => None,
+        Outbound::Workload(_) | Outbound::Unknown => {
+            snapshot.by_authority(authority, namespace, asked.port())
+        }
     };
-    if let Some(AuthorityTarget::VirtualHost(host)) = by_authority
+    if matches!(outgoing.target, Outbound::Unknown)
+        && let Some(AuthorityTarget::VirtualHost(host)) = by_authority
         && let Some(table) = host.http(namespace, asked.port())
     {
         return by_table(outgoing, snapshot, parts, table, asked.port(), exchange);
@@ -196,6 +196,13 @@ fn plan<'a>(
     match (&outgoing.target, by_authority) {
         (Outbound::Service(port), _)
         | (Outbound::Unknown, Some(AuthorityTarget::Service(port))) => {
+            by_service(outgoing, snapshot, parts, port, exchange)
+        }
+        // A pod of a headless service: its routes hold if there are any, else the pod gets it.
+        (Outbound::Workload(_), Some(AuthorityTarget::Service(port)))
+            if port.service.is_headless()
+                && port.routes(namespace).http(&outgoing.source()).is_some() =>
+        {
             by_service(outgoing, snapshot, parts, port, exchange)
         }
         (Outbound::Unknown, _) if snapshot.mesh.outbound == OutboundPolicy::RegistryOnly => {
@@ -220,7 +227,7 @@ fn by_service<'a>(
     exchange: &mut Exchange,
 ) -> Result<Plan<'a>, LocalReply> {
     let routes = port.routes(&outgoing.caller.workload.namespace);
-    match &routes.http {
+    match routes.http(&outgoing.source()) {
         Some(table) => by_table(outgoing, snapshot, parts, table, port.number, exchange),
         None => {
             exchange.route = Some("default".into());

@@ -7,6 +7,12 @@
 
 #![no_std]
 
+mod addr;
+mod counter;
+
+pub use addr::*;
+pub use counter::Counter;
+
 /// The version of everything in this crate. Userspace and programs with different numbers never
 /// share a map: bump it with every change of a layout, a map's type or the meaning of a field.
 pub const ABI_VERSION: u32 = 1;
@@ -14,74 +20,6 @@ pub const ABI_VERSION: u32 = 1;
 /// What the object holds in place of the cookie of the pod that `steer` serves. Userspace replaces
 /// the bytes before it loads an instance; no namespace has this cookie.
 pub const POD_PLACEHOLDER: u64 = 0xfa1e_1ead_5ee2_70d5;
-
-/// An address in IPv6 form, as the four words that lie in memory (network byte order), so that the
-/// eBPF programs move it word by word.
-pub type Addr = [u32; 4];
-
-/// The third word of an IPv4 address in IPv6 form.
-pub const MAPPED_WORD: u32 = 0xffff_u32.to_be();
-
-/// Delivery sources per family. Several, because one source has only an ephemeral range of ports
-/// towards one destination.
-pub const DELIVERY_SOURCES: u32 = 4;
-
-/// The IPv4 sources from which the daemon delivers inbound connections to the application begin
-/// here: `127.0.0.6` to `127.0.0.9` (host byte order).
-pub const DELIVERY_FIRST_V4: u32 = 0x7f00_0006;
-
-/// The IPv6 sources begin here: `::6` to `::9` (the last word, host byte order).
-pub const DELIVERY_FIRST_V6: u32 = 6;
-
-/// Captured IPv4 connections to the daemon's listener come from `127.0.0.10` to `127.0.0.13` in
-/// turn (host byte order), because from one address there is only an ephemeral range of them.
-pub const CAPTURE_FIRST_V4: u32 = 0x7f00_000a;
-
-/// Sources of captured IPv4 connections; a power of two.
-pub const CAPTURE_SOURCES: u32 = 4;
-
-/// The IPv6 form of an IPv4 address given as it lies in memory.
-#[must_use]
-#[inline(always)]
-pub const fn mapped(v4: u32) -> Addr {
-    [0, 0, MAPPED_WORD, v4]
-}
-
-/// Whether the address is the IPv6 form of an IPv4 address.
-#[must_use]
-#[inline(always)]
-pub const fn is_mapped(addr: &Addr) -> bool {
-    addr[0] | addr[1] == 0 && addr[2] == MAPPED_WORD
-}
-
-/// Whether the address is loopback: `127.0.0.0/8`, `::1`, or unspecified, which `connect()` takes
-/// for loopback.
-#[must_use]
-#[inline(always)]
-pub const fn is_loopback(addr: &Addr) -> bool {
-    if addr[0] | addr[1] != 0 {
-        return false;
-    }
-    let last = u32::from_be(addr[3]);
-    (addr[2] == MAPPED_WORD && (last >> 24 == 127 || last == 0)) || (addr[2] == 0 && last <= 1)
-}
-
-/// Whether the address is a source of deliveries, in either family.
-#[must_use]
-#[inline(always)]
-pub const fn is_delivery_source(addr: &Addr) -> bool {
-    if addr[0] | addr[1] != 0 {
-        return false;
-    }
-    let first = if addr[2] == MAPPED_WORD {
-        DELIVERY_FIRST_V4
-    } else if addr[2] == 0 {
-        DELIVERY_FIRST_V6
-    } else {
-        return false;
-    };
-    u32::from_be(addr[3]).wrapping_sub(first) < DELIVERY_SOURCES
-}
 
 /// Key of `PODS`, and of nothing else: it must stay a bare `u64` in every ABI version, because a
 /// newer daemon reads the keys of an older one's map to refuse their traffic until it knows better.
@@ -99,6 +37,8 @@ pub mod pod_flags {
     pub const HAS_OUTBOUND_PORTS: u32 = 8;
     /// `EXCLUDED_PORTS` has inbound entries for this pod.
     pub const HAS_INBOUND_PORTS: u32 = 16;
+    /// The pod's loopback has the IPv6 sources of captured connections.
+    pub const V6_SOURCES: u32 = 32;
 }
 
 /// Value of `PODS`: one pod, by the cookie of its network namespace.
@@ -289,81 +229,6 @@ pub struct Settings {
     pub daemon_tgid: u32,
     /// Not zero: a namespace without an entry in `PODS` is refused.
     pub refuse_unknown: u32,
-}
-
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Indices of `COUNTERS`, one per outcome.
-        #[repr(u32)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Counter {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Counter {
-            /// All of them, in the order of their index.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// The name to show.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
-counters! {
-    /// An outbound connection went to the daemon.
-    CapturedOutbound = "captured_outbound",
-    /// An inbound connection went to the daemon.
-    CapturedInbound = "captured_inbound",
-    /// To loopback: stays in the pod.
-    PassedLoopback = "passed_loopback",
-    /// An excluded port or range, outbound.
-    PassedExcludedOutbound = "passed_excluded_outbound",
-    /// An excluded port, inbound.
-    PassedExcludedInbound = "passed_excluded_inbound",
-    /// Refused: a namespace that nobody enrolled, and the setting says refuse.
-    RefusedUnknownNetns = "refused_unknown_netns",
-    /// Refused: enrolled, and no daemon listens for outbound connections.
-    RefusedNoOutboundListener = "refused_no_outbound_listener",
-    /// Refused: enrolled, and no daemon listens for inbound connections.
-    RefusedNoInboundListener = "refused_no_inbound_listener",
-    /// Refused: the original destination could not be kept with the socket.
-    RefusedNoMemory = "refused_no_memory",
-    /// Refused: the socket is bound to a device and could not be freed from it.
-    RefusedBoundDevice = "refused_bound_device",
-    /// Refused: no source address for the way to the daemon could be had.
-    RefusedNoSource = "refused_no_source",
-    /// Refused: an application took a delivery source for its own.
-    RefusedForgedSource = "refused_forged_source",
-    /// Refused: a connection to the daemon's inbound listener past steering.
-    RefusedDirectInbound = "refused_direct_inbound",
-    /// Refused: a protocol that would carry TCP past capture (MPTCP, SCTP…).
-    RefusedProtocol = "refused_protocol",
-    /// Refused: the programs found no settings.
-    RefusedNoSettings = "refused_no_settings",
-    /// Refused: the table of flows that the daemon has not yet taken is full.
-    RefusedFlowsFull = "refused_flows_full",
-    /// Refused: the table of deliveries that the application has not yet accepted is full.
-    RefusedClientsFull = "refused_clients_full",
-    /// A flow was published to the daemon.
-    FlowPublished = "flow_published",
-    /// An unused flow was withdrawn because its connection never came about.
-    FlowWithdrawn = "flow_withdrawn",
-    /// A delivery's client was recorded.
-    ClientPublished = "client_published",
-    /// An unused client was withdrawn because its delivery never came about.
-    ClientWithdrawn = "client_withdrawn",
-    /// A delivery reached the application and shows its real client.
-    ClientAttached = "client_attached",
-    /// A connection from a delivery source had no record, or one for another destination.
-    ClientMiss = "client_miss",
-    /// A peer address was shown in place of the daemon's.
-    PeerShown = "peer_shown",
 }
 
 macro_rules! layout {

@@ -14,9 +14,9 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use fairlead_abi::{
-    Addr, CAPTURE_FIRST_V4, CAPTURE_SOURCES, CIDR_ALL_BITS, CidrKey, Client, Counter, Flow,
-    ListenerKey, PortKey, SocketState, direction, is_delivery_source, is_loopback, is_mapped,
-    mapped, pod_flags, reservation, role, socket_kind,
+    Addr, CAPTURE_FIRST_V4, CAPTURE_FIRST_V6, CAPTURE_SOURCES, CIDR_ALL_BITS, CidrKey, Client,
+    Counter, Flow, ListenerKey, PortKey, SocketState, direction, is_delivery_source, is_loopback,
+    is_mapped, mapped, pod_flags, reservation, role, socket_kind,
 };
 
 use crate::ctx::{read, read_addr};
@@ -162,7 +162,7 @@ fn decide(sa: *mut bpf_sock_addr, dst: &Addr, role: u32) -> Verdict {
         return Verdict::Refuse(Counter::RefusedFlowsFull);
     }
     // Last: a socket that is refused before stays free to connect elsewhere.
-    if role == role::OUTBOUND_V4 && !take_source(sa, sk) {
+    if !take_source(sa, sk, role, flags) {
         return Verdict::Refuse(Counter::RefusedNoSource);
     }
     count(Counter::CapturedOutbound);
@@ -266,7 +266,11 @@ fn unbind_device(sa: *mut bpf_sock_addr) -> bool {
 /// Binds a socket that the application left free to one of several sources: from the one that the
 /// kernel would take, only an ephemeral range of connections to the listener could be open.
 #[inline(always)]
-fn take_source(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> bool {
+fn take_source(sa: *mut bpf_sock_addr, sk: *mut bpf_sock, role: u32, flags: u32) -> bool {
+    let v4 = role == role::OUTBOUND_V4;
+    if !v4 && flags & pod_flags::V6_SOURCES == 0 {
+        return true;
+    }
     // SAFETY: `sk` is valid while the program runs.
     if unsafe { read!(sk => bpf_sock, src_port) } != 0 {
         return true;
@@ -277,7 +281,11 @@ fn take_source(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> bool {
     }
     // SAFETY: no precondition.
     let turn = unsafe { bpf_get_prandom_u32() } & (CAPTURE_SOURCES - 1);
-    let source = (CAPTURE_FIRST_V4 + turn).to_be();
+    let source = if v4 {
+        mapped((CAPTURE_FIRST_V4 + turn).to_be())
+    } else {
+        [0, 0, 0, (CAPTURE_FIRST_V6 + turn).to_be()]
+    };
     // SAFETY: `sa` is the program's context; the addresses are whole and their sizes given.
     unsafe {
         if read!(sk => bpf_sock, family) == AF_INET6 {
@@ -285,7 +293,7 @@ fn take_source(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> bool {
                 sin6_family: AF_INET6 as u16,
                 sin6_port: 0,
                 sin6_flowinfo: 0,
-                sin6_addr: mapped(source),
+                sin6_addr: source,
                 sin6_scope_id: 0,
             };
             bpf_bind(sa, (&raw mut addr).cast(), size_of::<sockaddr_in6>() as i32) == 0
@@ -293,7 +301,7 @@ fn take_source(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> bool {
             let mut addr = sockaddr_in {
                 sin_family: AF_INET as u16,
                 sin_port: 0,
-                sin_addr: source,
+                sin_addr: source[3],
                 pad: [0; 2],
             };
             bpf_bind(sa, (&raw mut addr).cast(), size_of::<sockaddr_in>() as i32) == 0

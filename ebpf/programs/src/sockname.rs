@@ -5,7 +5,7 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use fairlead_abi::{Addr, is_loopback, is_mapped, mapped, socket_kind};
+use fairlead_abi::{Addr, is_capture_source, is_loopback, is_mapped, mapped, socket_kind};
 
 use crate::connect::set_user_ip6;
 use crate::ctx::{read, read_addr};
@@ -43,7 +43,7 @@ pub fn getsockname6(ctx: SockAddrContext) -> i32 {
 /// source capture chose.
 #[inline(always)]
 fn address(sa: *mut bpf_sock_addr, shown: &Addr) -> Option<Addr> {
-    if !is_loopback(shown) {
+    if !is_loopback(shown) && !is_capture_source(shown) {
         return None;
     }
     // SAFETY: `sa` is the program's context, and its socket is valid while it runs.

@@ -33,6 +33,14 @@ pub(crate) fn delivery_source(like: &IpAddr, n: u32) -> IpAddr {
     }
 }
 
+/// All IPv6 addresses that the loopback of a pod with IPv6 needs: sources of deliveries and of
+/// captured connections.
+pub(crate) fn loopback_sources() -> impl Iterator<Item = Ipv6Addr> {
+    let delivery = (0..fairlead_abi::DELIVERY_SOURCES).map(|n| fairlead_abi::DELIVERY_FIRST_V6 + n);
+    let capture = (0..fairlead_abi::CAPTURE_SOURCES).map(|n| fairlead_abi::CAPTURE_FIRST_V6 + n);
+    delivery.chain(capture).map(|last| Ipv6Addr::from(u128::from(last)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +71,19 @@ mod tests {
         }
         for text in ["127.0.0.5", "127.0.0.10", "::5", "::a", "::1", "0.0.0.6", "2001:db8::6"] {
             assert!(!fairlead_abi::is_delivery_source(&abi(text)), "{text}");
+        }
+        for text in ["127.0.0.10", "127.0.0.13", "::a", "::d"] {
+            assert!(fairlead_abi::is_capture_source(&abi(text)), "{text}");
+            assert!(!fairlead_abi::is_delivery_source(&abi(text)), "{text}");
+        }
+        for text in ["127.0.0.14", "127.0.0.1", "::e", "::1", "2001:db8::a"] {
+            assert!(!fairlead_abi::is_capture_source(&abi(text)), "{text}");
+        }
+        for source in loopback_sources().map(|ip| to_abi(ip.into())) {
+            assert!(
+                fairlead_abi::is_delivery_source(&source)
+                    != fairlead_abi::is_capture_source(&source)
+            );
         }
         for n in 0..9 {
             for like in ["1.2.3.4", "2001:db8::1"] {

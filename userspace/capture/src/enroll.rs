@@ -13,7 +13,7 @@ use fairlead_abi::{
 use fairlead_types::{NetnsCookie, PodSockets, WorkloadId};
 use ipnet::IpNet;
 
-use crate::addr::to_abi;
+use crate::addr::{loopback_sources, to_abi};
 use crate::capture::{Capture, Enrolled, Inner, leftovers};
 use crate::error::{CaptureError, Step};
 use crate::port::Port;
@@ -21,7 +21,7 @@ use crate::programs;
 use crate::settings::{Leaving, PodSpec};
 use crate::sys::bpf::AttachType;
 use crate::sys::netns::Netns;
-use crate::sys::{ifaddrs, socket};
+use crate::sys::{ifaddrs, netlink, socket};
 
 /// Entries of the exclusion maps looked at when a pod's own are replaced.
 const MAX_EXCLUSIONS_READ: usize = 65_536;
@@ -203,7 +203,15 @@ fn join(
     let (inbound_v4, inbound_v6) =
         listeners.inbound_ports().step(|| "reading the listeners' ports".into())?;
     let (addr_v4, addr_v6) = own_addresses(&netns)?;
-    let flags = pod_flags::ENROLLED | exclude(inner, cookie, spec)?;
+    let mut flags = pod_flags::ENROLLED | exclude(inner, cookie, spec)?;
+    // Pods without IPv6 do not get the sources: resolvers would take them for IPv6-capable.
+    if addr_v6 != [0; 4] && listeners.v6.is_some() {
+        netns
+            .within(|| netlink::add_loopback_addrs(loopback_sources()))
+            .and_then(|added| added)
+            .step(|| "adding IPv6 sources to the pod's loopback".into())?;
+        flags |= pod_flags::V6_SOURCES;
+    }
     for (role, listener) in listeners.by_role() {
         let key = ListenerKey { netns: cookie.0, role, pad: 0 };
         let fd = listener.as_raw_fd().unsigned_abs();

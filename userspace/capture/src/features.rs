@@ -106,10 +106,11 @@ pub fn features() -> Vec<Feature> {
         .collect()
 }
 
-/// Gives up every capability but those that enrolment and the data plane go on needing:
-/// `CAP_BPF` (maps, programs), `CAP_NET_ADMIN` (attaching, loopback addresses) and
-/// `CAP_SYS_ADMIN` (entering network namespaces, cgroup hooks). Call it before threads are
-/// started: the kernel keeps capabilities per thread.
+/// Gives up every capability but the two that enrolment and the data plane go on needing:
+/// `CAP_SYS_ADMIN` (entering network namespaces; it includes `CAP_BPF` and `CAP_PERFMON`) and
+/// `CAP_NET_ADMIN` (attaching network programs, loopback addresses). Call it before threads are
+/// started: the kernel keeps capabilities per thread. Namespaces below `/proc/<pid>` of processes
+/// that have more can then not be opened; those below `/run/netns` can.
 ///
 /// # Errors
 /// The kernel refused.

@@ -1,15 +1,15 @@
 //! The data plane's way into one pod's network namespace.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use fairlead_abi::{DELIVERY_SOURCES, EndKey, SocketState, socket_kind};
+use fairlead_abi::{EndKey, SocketState, socket_kind};
 use fairlead_types::{ClientAddr, FlowMiss, NetnsCookie, OriginalDst, PodPort};
 
-use crate::addr::{delivery_source, from_abi, to_abi};
+use crate::addr::{delivery_source, from_abi, loopback_sources, to_abi};
 use crate::maps::Maps;
 use crate::sys::netns::Netns;
 use crate::sys::{netlink, socket};
@@ -36,14 +36,9 @@ impl Port {
         socket::set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
         let source = SocketAddr::new(delivery_source(to, turn), 0);
         match socket::bind(socket.as_fd(), source) {
-            // The first IPv6 delivery of this pod: its sources are not on the loopback yet. Pods
-            // without IPv6 never get them, so resolvers do not take them for IPv6-capable.
+            // A pod that had no IPv6 address when it joined: only now are the sources needed.
             Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) && to.is_ipv6() => {
-                for n in 0..DELIVERY_SOURCES {
-                    if let IpAddr::V6(addr) = delivery_source(&Ipv6Addr::LOCALHOST.into(), n) {
-                        netlink::add_loopback_addr(addr)?;
-                    }
-                }
+                netlink::add_loopback_addrs(loopback_sources())?;
                 socket::bind(socket.as_fd(), source)?;
             }
             result => result?,

@@ -6,13 +6,11 @@ use super::socket::check;
 
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
 const LAST_CAP: u32 = 63;
 const VERSION_3: u32 = 0x2008_0522;
 
 /// What the daemon goes on needing.
-pub(crate) const NEEDED: &[u32] = &[CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF];
+pub(crate) const NEEDED: &[u32] = &[CAP_NET_ADMIN, CAP_SYS_ADMIN];
 
 #[repr(C)]
 struct Header {

@@ -1,4 +1,4 @@
-//! One rtnetlink message: an IPv6 address on the loopback device.
+//! One kind of rtnetlink message: an IPv6 address for the loopback device.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -8,7 +8,7 @@ use super::socket::check;
 
 /// Index of the loopback device in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
-/// `IFA_F_NODAD | IFA_F_DEPRECATED`-like behaviour is asked for by a preferred lifetime of zero.
+/// The valid lifetime; the preferred one is zero, which deprecates the address.
 const FOREVER: u32 = u32::MAX;
 
 #[repr(C)]
@@ -30,16 +30,23 @@ struct Request {
     cache: [u32; 4],
 }
 
-/// Adds `addr/128` to the loopback device of the calling thread's namespace. It is deprecated from
-/// the start, so that the kernel never picks it as a source by itself. That it is there already is
-/// no error.
-pub(crate) fn add_loopback_addr(addr: Ipv6Addr) -> io::Result<()> {
+/// Adds `addrs` to the loopback device of the calling thread's namespace. They are deprecated from
+/// the start, so that the kernel never picks one as a source by itself. That one is there already
+/// is no error.
+pub(crate) fn add_loopback_addrs(addrs: impl Iterator<Item = Ipv6Addr>) -> io::Result<()> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers.
     let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
     check(fd)?;
     // SAFETY: the kernel has just made it for us.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    for addr in addrs {
+        add(&socket, addr)?;
+    }
+    Ok(())
+}
+
+fn add(socket: &OwnedFd, addr: Ipv6Addr) -> io::Result<()> {
     let request = Request {
         header: libc::nlmsghdr {
             nlmsg_len: size_of::<Request>() as u32,

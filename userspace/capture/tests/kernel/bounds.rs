@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fairlead_capture::Counter;
 
 use crate::app::App;
-use crate::bed::{Node, PEER4, POD4, Wire, accept, addr, deliver, isolated, listener, take};
+use crate::bed::{Node, PEER4, PEER6, POD4, Wire, accept, addr, deliver, isolated, listener, take};
 
 /// A full table refuses the next connection at once, as `connect()` itself; room lets it through.
 #[test]
@@ -62,14 +62,26 @@ fn exhausted_ports() {
 /// 30,000 connections of one pod to one destination, open together.
 #[test]
 fn many_connections() {
-    if !isolated("bounds::many_connections") {
-        return;
+    if isolated("bounds::many_connections") {
+        many(PEER4);
     }
+}
+
+/// The same over IPv6.
+#[test]
+fn many_connections_v6() {
+    if isolated("bounds::many_connections_v6") {
+        many(PEER6);
+    }
+}
+
+fn many(peer: &str) {
     let wire = Wire::new();
     let node = Node::new();
     let pod = node.enroll(&wire.pod);
-    let to = addr(PEER4, 8080);
-    let listener = listener(&pod.outbound, false);
+    let to = addr(peer, 8080);
+    let v6 = to.is_ipv6();
+    let listener = listener(&pod.outbound, v6);
     let mut apps = [App::new(&wire.pod), App::new(&wire.pod), App::new(&wire.pod)];
     let mut holders = Vec::new();
     for app in &mut apps {
@@ -77,7 +89,7 @@ fn many_connections() {
         let mut open = Vec::with_capacity(PER_PROCESS);
         for _ in 0..PER_PROCESS {
             let (stream, peer) = accept(listener);
-            assert_eq!(pod.port.take_original_dst(peer).unwrap().0, to);
+            assert_eq!(pod.port.take_original_dst(peer).expect("a flow").0, to);
             open.push(stream);
         }
         assert_eq!(app.answer(), format!("{PER_PROCESS} open"));
@@ -85,10 +97,10 @@ fn many_connections() {
     }
     // And one more.
     apps[0].order(&format!("connect c {to}"));
-    take(&pod, false);
+    take(&pod, v6);
     apps[0].answer();
     assert_eq!(node.counter(Counter::CapturedOutbound), 3 * PER_PROCESS as u64 + 1);
-    assert_eq!(node.capture().under_way().unwrap(), (0, 0));
+    assert_eq!(node.capture().under_way().expect("the tables"), (0, 0));
 }
 
 /// 30,000 deliveries to one server address, open together, each with its own client.

@@ -112,7 +112,7 @@ fn few_capabilities() {
     let own = std::fs::read_to_string("/proc/thread-self/status").expect("status");
     let effective = own.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("CapEff");
     let count = u64::from_str_radix(effective, 16).expect("hex").count_ones();
-    assert!(count <= 4, "{count} capabilities are left: {effective}");
+    assert_eq!(count, 2, "capabilities are left: {effective}");
     for _ in 0..2 {
         let pod = node.enroll(&wire.pod);
         app.order(&format!("connect c {}", addr(PEER4, 8080)));

@@ -4,12 +4,9 @@ use http::{HeaderMap, Request};
 
 use super::{headers, request};
 
-/// Brings target and path into canonical form.
-///
-/// # Errors
-/// The request is refused.
-pub fn canonical(request: &mut Request<()>) -> Result<(), ()> {
-    request::canonical(request, || "default.example".to_owned()).map_err(|_| ())
+/// Brings target and path into canonical form, or says that the request is refused.
+pub fn canonical(request: &mut Request<()>) -> bool {
+    request::canonical(request, || "default.example".to_owned()).is_ok()
 }
 
 /// The canonical form as HTTP/1.1.

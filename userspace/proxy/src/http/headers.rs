@@ -152,7 +152,11 @@ pub(crate) fn canonical_target<B>(
         }
         None => None,
     };
-    if host.is_none() && request.version() == Version::HTTP_11 {
+    // The target of CONNECT is an authority already, and other nodes carry nothing else.
+    if host.is_none()
+        && request.version() == Version::HTTP_11
+        && request.method() != Method::CONNECT
+    {
         return Err(BadRequest::MissingHost);
     }
     let authority = match (request.uri().authority(), from_host) {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use fairlead_types::ResponseFlags;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::body::Body;
@@ -218,6 +218,9 @@ impl LocalReply {
         }
         let mut response = Response::new(Body::full(self.text.to_string()));
         *response.status_mut() = self.status;
+        // Said, because between nodes a body's length is not implied.
+        let length = HeaderValue::from(self.text.len());
+        response.headers_mut().insert(CONTENT_LENGTH, length);
         if !self.text.is_empty() {
             let plain = HeaderValue::from_static("text/plain");
             response.headers_mut().insert(CONTENT_TYPE, plain);

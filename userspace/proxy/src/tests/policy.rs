@@ -1,1 +1,115 @@
-//! Placeholder.
+//! Authorization and revocation across nodes, and identities that are not who they have to be.
+
+use std::time::{Duration, Instant};
+
+use fairlead_config::model::{MtlsMode, PeerWire};
+use fairlead_policy::authz::Action;
+use fairlead_types::AppProtocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::harness::{World, policy, soon};
+use super::http1::{app, raw, response};
+use super::l4::{ask, echo};
+
+const CLIENT: &str = "cluster.local/ns/default/sa/client";
+
+#[tokio::test]
+async fn denied_elsewhere_and_cut_elsewhere() {
+    let mut world = World::new(2);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let other = world.pod(0, "other", PeerWire::Native).await;
+    let server = world.pod(1, "server", PeerWire::Native).await;
+    let addr = world.listen(&server, echo).await;
+    let (vip, _) = world.service("db", AppProtocol::Tcp, &[(&server, addr)]);
+    world.mtls(&server, MtlsMode::Strict);
+    world.authz(&server, vec![policy(Action::Allow, &[CLIENT], &[])]);
+    world.publish().await;
+    assert!(soon(ask(&other, vip, "x")).await.is_err());
+    let log = world.nodes[0].log(1).await;
+    assert!(log[0].to_string().contains("DENY"), "{}", log[0]);
+    let mut long = client.connect(vip).await.unwrap();
+    long.write_all(b"hi").await.unwrap();
+    let mut got = vec![0; client.ip.to_string().len() + 3];
+    soon(long.read_exact(&mut got)).await.unwrap();
+    world.authz(&server, vec![policy(Action::Deny, &[CLIENT], &[])]);
+    world.publish().await;
+    let began = Instant::now();
+    assert!(soon(long.read(&mut [0])).await.is_err(), "cut, not ended in an orderly way");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn requests_are_judged_one_by_one() {
+    let mut world = World::new(1);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let server = world.pod(0, "server", PeerWire::Native).await;
+    let (addr, _) = app(&world, &server).await;
+    let (vip, _) = world.service("web", AppProtocol::Http, &[(&server, addr)]);
+    world.authz(&server, vec![policy(Action::Allow, &[CLIENT], &["GET"])]);
+    world.publish().await;
+    let mut stream = client.connect(vip).await.unwrap();
+    for (method, status) in [("GET", "200"), ("DELETE", "403"), ("GET", "200")] {
+        let request = format!("{method} /a HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let (head, _) = response(&mut stream).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+    }
+    // A change applies to the next request of the same connection.
+    world.authz(&server, vec![policy(Action::Deny, &[CLIENT], &[])]);
+    world.publish().await;
+    stream.write_all(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert!(response(&mut stream).await.0.starts_with("HTTP/1.1 403"));
+    drop(stream);
+    let log = world.nodes[0].log(4).await;
+    assert_eq!(log[1]["response_code"], 403);
+    assert!(log[1]["response_code_details"].as_str().unwrap().contains("rbac_access_denied"));
+    let labels = ["response_code=\"403\"", "reporter=\"destination\""];
+    assert_eq!(world.nodes[0].metric("istio_requests_total", &labels), 2);
+}
+
+#[tokio::test]
+async fn plaintext_has_no_identity() {
+    let mut world = World::new(1);
+    let server = world.pod(0, "server", PeerWire::Native).await;
+    let (addr, _) = app(&world, &server).await;
+    world.describe_port(&server, addr.port(), AppProtocol::Http, None);
+    world.authz(&server, vec![policy(Action::Allow, &["*"], &[])]);
+    world.publish().await;
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert!(response(&mut stream).await.0.starts_with("HTTP/1.1 403"));
+}
+
+#[tokio::test]
+async fn an_undeclared_port_with_http_rules_needs_http() {
+    let mut world = World::new(1);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let server = world.pod(0, "server", PeerWire::Native).await;
+    let (addr, _) = app(&world, &server).await;
+    let (vip, _) = world.service("web", AppProtocol::Detect, &[(&server, addr)]);
+    world.authz(&server, vec![policy(Action::Allow, &[], &["GET"])]);
+    world.publish().await;
+    let get = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert!(raw(&client, vip, get).await.starts_with("HTTP/1.1 200"));
+    assert!(soon(ask(&client, vip, "bytes\r\n")).await.is_err(), "bytes match no rule for GET");
+    let mut plain = TcpStream::connect(addr).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(80)).await;
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert!(response(&mut plain).await.0.starts_with("HTTP/1.1 200"), "late, but HTTP");
+}
+
+#[tokio::test]
+async fn an_enrolled_pod_that_is_not_captured_is_not_reached() {
+    let mut world = World::new(1);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let server = world.pod(0, "server", PeerWire::Native).await;
+    let addr = world.listen(&server, echo).await;
+    let (vip, _) = world.service("db", AppProtocol::Tcp, &[(&server, addr)]);
+    world.publish().await;
+    assert!(world.nodes[0].plane.remove_pod(&server.workload.id));
+    let error = soon(ask(&client, vip, "x")).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let log = world.nodes[0].log(1).await;
+    assert!(log[0].to_string().contains("not captured yet"), "{}", log[0]);
+}

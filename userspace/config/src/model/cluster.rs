@@ -55,8 +55,8 @@ pub struct ClusterPolicy {
 pub enum UpstreamTls {
     /// No rule: mesh transport to enrolled workloads, plaintext to others (auto mTLS).
     Auto,
-    /// `DISABLE`: plaintext. Between enrolled pods it is carried by the mesh all the same unless
-    /// the destination's PeerAuthentication is DISABLE (see docs/decisions).
+    /// `DISABLE`: plaintext to workloads outside the mesh. Between enrolled pods it is carried by
+    /// the mesh all the same (docs/decisions/0007).
     Disable,
     /// `ISTIO_MUTUAL`: mesh transport or nothing; with SANs that the peer must have, when given.
     Mutual {

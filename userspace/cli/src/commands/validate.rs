@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::ensure;
-use fairlead_api::{ObjectKey, Resource};
+use fairlead_api::{Kind, ObjectKey, Resource};
 use fairlead_config::compile::{self, Compiler, CompilerSettings, Update};
 use fairlead_config::source::{self, Loader, ObjectRef, Problem, Severity, Store};
 use serde::Serialize;
@@ -31,6 +31,9 @@ Exit codes: 0 nothing wrong (warnings do not count), 1 errors, 2 wrong usage or 
 /// Reads Kubernetes and Istio resources as a node does, and reports everything that is wrong with
 /// its file, line, object and field, and what is allowed there. An object with an error is not
 /// used; with warnings alone it is.
+///
+/// If there are Services among them, the paths count as a whole mesh, and references between
+/// objects (hosts, subsets) are checked as well.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Validate {
@@ -54,6 +57,8 @@ struct Report {
     objects: usize,
     errors: usize,
     warnings: usize,
+    /// Whether hosts and subsets that objects refer to were looked for.
+    references_checked: bool,
     problems: Vec<Problem>,
 }
 
@@ -73,7 +78,11 @@ impl Validate {
 
 fn report(store: &Store) -> Report {
     let mut problems = store.problems();
-    problems.extend(compiled(store));
+    // A file of routes alone refers to services that are elsewhere; that is no fault of it.
+    let references_checked = store.of_kind(Kind::Service).next().is_some();
+    if references_checked {
+        problems.extend(compiled(store));
+    }
     problems.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     Report {
@@ -81,6 +90,7 @@ fn report(store: &Store) -> Report {
         objects: store.len(),
         errors,
         warnings: problems.len() - errors,
+        references_checked,
         problems,
     }
 }
@@ -201,7 +211,7 @@ fn print_table(report: &Report, out: &mut impl Write) -> io::Result<()> {
         table.write(out)?;
         writeln!(out)?;
     }
-    let Report { files, objects, errors, warnings, .. } = report;
+    let Report { files, objects, errors, warnings, references_checked, .. } = report;
     writeln!(
         out,
         "{}, {}: {}, {}",
@@ -209,7 +219,11 @@ fn print_table(report: &Report, out: &mut impl Write) -> io::Result<()> {
         count(*objects, "good object"),
         count(*errors, "error"),
         count(*warnings, "warning")
-    )
+    )?;
+    if !references_checked && *objects > 0 {
+        writeln!(out, "no Service among them: references between objects were not checked")?;
+    }
+    Ok(())
 }
 
 fn count(number: usize, what: &str) -> String {

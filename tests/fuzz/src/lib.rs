@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod input;
+#[expect(clippy::expect_used, reason = "a panic is how a target says that a property is broken")]
 pub mod targets;
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub fn run(data: &[u8]) {
 
 /// Where to cut: everywhere in short inputs, here and there in long ones.
 pub(super) fn cuts(len: usize) -> impl Iterator<Item = usize> {
-    (0..len).step_by(len / 64 + 1)
+    (0..len).step_by(len / 32 + 1)
 }
 
 /// The ALPN of a hello by first putting its records together. Whatever the bytes break off in

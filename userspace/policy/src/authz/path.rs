@@ -27,8 +27,8 @@ pub enum PathError {
     /// It does not begin with `/`.
     #[error("the path does not begin with /")]
     NotAbsolute,
-    /// It has `%00`.
-    #[error("the path has an encoded NUL")]
+    /// It has `%00`, or the byte itself.
+    #[error("the path has a NUL")]
     Nul,
     /// It has a fragment, which no client may send.
     #[error("the path has a fragment")]
@@ -141,7 +141,7 @@ fn canonical_escapes(path: &[u8]) -> Result<Vec<u8>, PathError> {
     let mut at = 0;
     while at < path.len() {
         match (path[at], escape_at(path, at)) {
-            (b'%', Some(0)) => return Err(PathError::Nul),
+            (b'%', Some(0)) | (0, _) => return Err(PathError::Nul),
             (b'%', Some(byte)) if is_unreserved(byte) && !completes(&out, stray, byte) => {
                 out.push(byte);
                 at += 3;

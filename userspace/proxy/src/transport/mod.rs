@@ -9,6 +9,8 @@
 //! an [`InboundHandler`]. [`relay`] moves bytes between an application's socket and a tunnel.
 
 mod client_hello;
+mod dispatch;
+mod drive;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
@@ -19,6 +21,7 @@ mod outbound;
 mod pool;
 mod relay;
 mod round;
+mod server;
 mod session;
 mod stream;
 

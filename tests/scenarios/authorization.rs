@@ -153,7 +153,6 @@ fn sources() -> Result<()> {
         ("serviceAccounts: [a]", [true, false, false, false]),
         ("serviceAccounts: [other/c]", [false, false, true, false]),
         ("notServiceAccounts: [default/a]", [false, true, true, true]),
-        ("namespaces: [default], notServiceAccounts: [default/a]", [false, true, false, false]),
     ];
     for (source, open) in table {
         w.mesh.apply(

@@ -13,6 +13,7 @@ mod http_protocols;
 mod http_resilience;
 mod http_routing;
 mod identity;
+mod interop;
 mod l4;
 mod membership;
 mod peer_authentication;

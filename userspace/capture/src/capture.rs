@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
@@ -99,7 +98,7 @@ impl Capture {
         carry_over(&pins, &maps)?;
         // What is still there was meant for the listeners of a dead daemon.
         sweep::clear(&maps).step(|| "clearing old flows".into())?;
-        hooks.attach(cgroup.as_fd(), &pins.links())?;
+        hooks.attach(&cgroup, &pins.links())?;
         hooks.pin(&pins.programs())?;
         let diagnostics = if settings.diagnostics {
             Some(diagnostics::start(hooks.logger()?).step(|| "starting diagnostics".into())?)

@@ -17,7 +17,7 @@ use crate::addr::{loopback_sources, to_abi};
 use crate::capture::{Capture, Enrolled, Inner, leftovers};
 use crate::error::{CaptureError, Step};
 use crate::port::Port;
-use crate::programs;
+use crate::programs::{self, Target};
 use crate::settings::{Leaving, PodSpec};
 use crate::sys::bpf::AttachType;
 use crate::sys::netns::Netns;
@@ -230,7 +230,7 @@ fn join(
         let steer = inner.loading.steer(cookie)?;
         // Not of this build before its program is in place.
         publish(0)?;
-        programs::put(steer.as_fd(), netns.fd(), AttachType::SkLookup, &link)
+        programs::put(steer.as_fd(), Target::Netns(netns.fd()), AttachType::SkLookup, &link)
             .step(|| format!("attaching to the network namespace of {}", spec.id))?;
         publish(build)?;
     }

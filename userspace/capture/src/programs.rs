@@ -1,9 +1,10 @@
 //! Loads the eBPF programs, attaches them, and replaces running ones.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -184,9 +185,10 @@ impl Hooks {
     }
 
     /// Attaches all hooks to `cgroup`, or makes these the programs of what is attached already.
-    pub(crate) fn attach(&self, cgroup: BorrowedFd<'_>, links: &Path) -> Result<(), CaptureError> {
+    pub(crate) fn attach(&self, cgroup: &File, links: &Path) -> Result<(), CaptureError> {
         for (name, attach_type) in HOOKS {
-            put(self.fd(name)?.as_fd(), cgroup, *attach_type, &links.join(name))
+            let target = Target::Cgroup(cgroup);
+            put(self.fd(name)?.as_fd(), target, *attach_type, &links.join(name))
                 .step(|| format!("attaching {name}"))?;
         }
         Ok(())
@@ -194,26 +196,56 @@ impl Hooks {
 }
 
 /// Makes `program` the one that runs at `target` through the link pinned at `path`. There is no
-/// moment without a program: a live link gets the new program in place, and only a link that the
-/// kernel has already cut off (its target is gone) is replaced.
+/// moment without a program: a live link gets the new program in place; one that the kernel has
+/// cut off (its target is gone), or that is attached elsewhere, goes after the new one is there.
 pub(crate) fn put(
     program: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
+    target: Target<'_>,
     attach_type: AttachType,
     path: &Path,
 ) -> io::Result<()> {
-    match bpf::get_pinned(path) {
-        Ok(link) => match bpf::link_update(link.as_fd(), program) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            Err(error) => return Err(error),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+    let old = match bpf::get_pinned(path) {
+        Ok(link) => Some(link),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
+    };
+    if let Some(link) = &old
+        && target.is_of(link.as_fd())?
+    {
+        match bpf::link_update(link.as_fd(), program) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            result => return result,
+        }
     }
-    let link: OwnedFd = bpf::link_create(program, target, attach_type)?;
-    remove_pin(path)?;
+    let link: OwnedFd = bpf::link_create(program, target.fd(), attach_type)?;
+    take_away(path)?;
     bpf::pin(link.as_fd(), path)
+}
+
+/// What programs are attached to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    /// A cgroup's directory.
+    Cgroup(&'a File),
+    /// A network namespace; the path of its link is its own.
+    Netns(BorrowedFd<'a>),
+}
+
+impl Target<'_> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Cgroup(dir) => dir.as_fd(),
+            Self::Netns(fd) => *fd,
+        }
+    }
+
+    /// Whether `link` is attached here.
+    fn is_of(&self, link: BorrowedFd<'_>) -> io::Result<bool> {
+        match self {
+            Self::Cgroup(dir) => Ok(bpf::link_cgroup(link)? == dir.metadata()?.ino()),
+            Self::Netns(_) => Ok(true),
+        }
+    }
 }
 
 /// Detaches the link pinned at `path` and removes the pin; that there is none is fine.

@@ -113,14 +113,12 @@ struct InfoAttr {
     info: u64,
 }
 
-fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
-    let mut info = MapInfo::default();
-    let mut attr = InfoAttr {
-        bpf_fd: raw(fd),
-        info_len: size_of::<MapInfo>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the kernel writes at most the length given to `info`, which is live.
+fn info<T: Default>(fd: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
+    let mut attr =
+        InfoAttr { bpf_fd: raw(fd), info_len: size_of::<T>() as u32, info: (&raw mut info) as u64 };
+    // SAFETY: the kernel writes at most the length given to `info`, which is live; the types that
+    // this is called with are integers alone.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info)
 }
@@ -134,14 +132,14 @@ fn expect_size(what: &str, is: u32, wanted: usize) -> io::Result<()> {
 
 /// All keys of the map behind `fd`, at most `limit`, whatever its values are.
 pub(crate) fn keys_of<K: Pod>(fd: OwnedFd, limit: usize) -> io::Result<Vec<K>> {
-    expect_size("key", map_info(fd.as_fd())?.key_size, size_of::<K>())?;
+    expect_size("key", info::<MapInfo>(fd.as_fd())?.key_size, size_of::<K>())?;
     BpfMap::<K, u8> { fd, types: PhantomData }.keys(limit)
 }
 
 impl<K: Pod, V: Pod> BpfMap<K, V> {
     /// The map behind `fd`; its keys and values have to have the sizes of `K` and `V`.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let info = map_info(fd.as_fd())?;
+        let info: MapInfo = info(fd.as_fd())?;
         expect_size("key", info.key_size, size_of::<K>())?;
         expect_size("value", info.value_size, size_of::<V>())?;
         Ok(Self { fd, types: PhantomData })
@@ -279,6 +277,24 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(program), flags: 0, old_prog_fd: 0 };
     // SAFETY: the attribute holds no address.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// What `BPF_OBJ_GET_INFO_BY_FD` says of a cgroup's link (the beginning of `struct bpf_link_info`).
+#[repr(C)]
+#[derive(Default)]
+struct CgroupLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    cgroup_id: u64,
+}
+
+/// The number of the cgroup that `link` is attached to: the inode of its directory. Zero if the
+/// cgroup is gone.
+pub(crate) fn link_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let info: CgroupLinkInfo = info(link)?;
+    Ok(info.cgroup_id)
 }
 
 #[repr(C)]

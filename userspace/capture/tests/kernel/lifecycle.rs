@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use fairlead_capture::{CaptureError, Counter, Leaving, UnknownNetns};
+use fairlead_capture::{Capture, CaptureError, Counter, Leaving, UnknownNetns};
 
 use crate::app::App;
 use crate::bed::{
-    Node, PEER4, PEER6, POD4, POD6, Wire, accept, addr, id, isolated, listener, spec, take,
+    Node, PEER4, PEER6, POD4, POD6, Wire, accept, addr, cgroup, id, isolated, listener, spec, take,
     try_accept,
 };
 
@@ -177,6 +177,80 @@ fn nothing_escapes_a_restart() {
     assert!(restarts > 4 && captured > 100, "{restarts} restarts, {captured} captured");
     assert!(answer.contains(" refused, ") && !answer.starts_with("0 "), "{answer}");
     assert!(neighbour.accept().is_err(), "a connection escaped");
+}
+
+/// A restart with another cgroup root captures there, and no longer where it did.
+#[test]
+fn other_cgroup_root() {
+    // In a process of its own: it moves from one cgroup to another.
+    if !isolated("lifecycle::other_cgroup_root") {
+        return;
+    }
+    let wire = Wire::new();
+    let mut node = Node::new();
+    drop(node.enroll(&wire.pod));
+    let mut outside = App::new(&wire.pod);
+    refused_at_once(&mut outside, &format!("connect c {}", addr(PEER4, 9000)));
+    node.die();
+    let inner = cgroup().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("cgroup.procs"), "0").unwrap();
+    node.settings.cgroup_root = inner.clone();
+    node.start();
+    let pod = node.enroll(&wire.pod);
+    let mut inside = App::new(&wire.pod);
+    let to = addr(PEER4, 9000);
+    inside.order(&format!("connect c {to}"));
+    assert_eq!(take(&pod, false).1.0, to);
+    inside.answer();
+    let _neighbour = wire.listen_in_peer(9000);
+    assert!(outside.ask(&format!("connect c {to}")).starts_with(&format!("local={POD4}:")));
+    // Out of it again, so that it can be removed.
+    drop(inside);
+    std::fs::write(cgroup().join("cgroup.procs"), "0").unwrap();
+    std::fs::remove_dir(inner).unwrap();
+    // A cgroup that is gone takes its links along, and the daemon says where it has to be.
+    drop(pod);
+    node.die();
+    let opened = Capture::open(node.settings.clone());
+    assert!(opened.is_err());
+    node.settings.cgroup_root = cgroup().into();
+    node.start();
+    let pod = node.enroll(&wire.pod);
+    outside.order(&format!("connect c {to}"));
+    assert_eq!(take(&pod, false).1.0, to);
+}
+
+/// The daemon's deliveries would be invisible to its own programs.
+#[test]
+fn daemon_outside_the_tree() {
+    let inner = cgroup().join("elsewhere");
+    let _ = std::fs::create_dir(&inner);
+    let mut settings = Node::new().settings.clone();
+    settings.cgroup_root = inner.clone();
+    assert!(matches!(Capture::open(settings), Err(CaptureError::OutsideCgroup { .. })));
+    std::fs::remove_dir(inner).unwrap();
+}
+
+/// A pod without IPv6 joins all the same, and its loopback stays without it.
+#[test]
+fn without_ipv6() {
+    let wire = Wire::new();
+    wire.in_pod(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"));
+    let node = Node::new();
+    let pod = node.enroll(&wire.pod);
+    assert_eq!((pod.outbound.len(), pod.inbound.len()), (1, 1));
+    let mut app = App::new(&wire.pod);
+    let to = addr(PEER4, 9000);
+    for family in ["", "family=6"] {
+        app.order(&format!("connect c {to} {family}"));
+        assert_eq!(take(&pod, false).1.0, to);
+        app.answer();
+    }
+    refused_at_once(&mut app, &format!("connect c {}", addr(PEER6, 9000)));
+    assert_eq!(node.counter(Counter::RefusedNoOutboundListener), 1);
+    let v6 = wire.in_pod(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6"));
+    assert_eq!(v6, "");
 }
 
 /// Two daemons cannot own the same pins, nor one namespace two pods.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fairlead_policy::route::ClusterId;
 use foldhash::fast::RandomState;
 
+use super::host::service_of;
 use super::route::NO_CLUSTER;
 use super::services::{ServiceEntry, Services};
 use crate::model::ClusterPolicy;
@@ -78,6 +79,7 @@ pub(super) struct Missing {
 /// Finds the clusters of destinations.
 pub(super) struct ClusterLookup<'a> {
     pub(super) services: &'a Services,
+    pub(super) domain: &'a str,
 }
 
 impl ClusterLookup<'_> {
@@ -92,7 +94,15 @@ impl ClusterLookup<'_> {
         client: Option<&str>,
     ) -> Result<ClusterId, Missing> {
         let Some(service) = self.services.get(host) else {
-            return Err(Missing { field: "host", message: format!("there is no service {host}") });
+            let mut message = format!("there is no service {host}");
+            if host.contains('.') && service_of(host, self.domain).is_none() {
+                message += &format!(
+                    " (a host with a dot is taken as it is: that of a service is \
+                     <name>.<namespace>.svc.{})",
+                    self.domain
+                );
+            }
+            return Err(Missing { field: "host", message });
         };
         let port = port_of(service, host, port, asked_for)?;
         let variant = service.variant(client);

@@ -207,7 +207,8 @@ fn filters(
         headers: headers(route.headers.as_ref(), &format!("{field}.headers"), report)?,
         // Envoy reads 0 as "no timeout", which is Istio's default too.
         timeout: route.timeout.map(ProtoDuration::get).filter(|timeout| !timeout.is_zero()),
-        retry: (retry.attempts > 0).then_some(retry),
+        // Also when there are to be none: nothing would mean the default of the mesh.
+        retry: Some(retry),
     })
 }
 

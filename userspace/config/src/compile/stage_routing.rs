@@ -169,7 +169,7 @@ impl Compiler {
             mesh: &self.mesh,
             virtual_services: &self.virtual_services,
             rules: &self.rules,
-            clusters: ClusterLookup { services: &self.services },
+            clusters: ClusterLookup { services: &self.services, domain: &self.mesh.cluster_domain },
             local_namespaces: &self.local_namespaces,
         }
     }

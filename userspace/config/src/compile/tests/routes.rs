@@ -77,6 +77,26 @@ fn bookinfo_canary_with_header() {
 }
 
 #[test]
+fn retries_can_be_switched_off() {
+    let yaml = "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings, namespace: default}
+spec:
+  hosts: [ratings]
+  http:
+  - route: [{destination: {host: ratings}}]
+    timeout: 0s
+    retries: {attempts: 0}
+";
+    let fixture = Fixture::new(&(bookinfo() + yaml));
+    let port = fixture.port("default", "ratings", 9080);
+    let filters = &select(&port, &Request::default()).unwrap().filters;
+    assert_eq!(filters.retry.as_ref().map(|retry| retry.attempts), Some(0));
+    assert_eq!(filters.timeout, None);
+}
+
+#[test]
 fn subsets_have_their_endpoints_and_policy() {
     use fairlead_policy::balance::LoadBalancer;
     let fixture = Fixture::new(&(bookinfo() + JASON));
@@ -115,6 +135,8 @@ spec:
     route: [{destination: {host: ratings, subset: v9}}]
   - match: [{uri: {exact: /nobody}}]
     route: [{destination: {host: nobody}}]
+  - match: [{uri: {exact: /short}}]
+    route: [{destination: {host: ratings.default}}]
   - match: [{uri: {exact: /port}}]
     route: [{destination: {host: ratings, port: {number: 81}}}]
   - match: [{uri: {exact: /gone}}]
@@ -127,7 +149,7 @@ spec:
 "),
     );
     let port = fixture.port("default", "ratings", 9080);
-    for path in ["/none", "/nobody", "/port", "/gone"] {
+    for path in ["/none", "/nobody", "/short", "/port", "/gone"] {
         let route = select(&port, &Request { path, ..Request::default() }).unwrap();
         assert_eq!(route.action, HttpAction::NoCluster, "{path}");
     }
@@ -143,9 +165,10 @@ spec:
     for (field, what) in [
         ("spec.http[0].route[0].destination.subset", "no DestinationRule defines subset \"v9\""),
         ("spec.http[1].route[0].destination.host", "no service nobody.default.svc.cluster.local"),
-        ("spec.http[2].route[0].destination.port", "no TCP port 81; it has 9080"),
-        ("spec.http[3].redirect", "answered 503"),
-        ("spec.http[4].route[1].destination.subset", "its share of traffic is refused"),
+        ("spec.http[2].route[0].destination.host", "<name>.<namespace>.svc.cluster.local"),
+        ("spec.http[3].route[0].destination.port", "no TCP port 81; it has 9080"),
+        ("spec.http[4].redirect", "answered 503"),
+        ("spec.http[5].route[1].destination.subset", "its share of traffic is refused"),
     ] {
         let found = messages.iter().any(|m| {
             m.starts_with("VirtualService default/ratings: ")
@@ -154,7 +177,7 @@ spec:
         });
         assert!(found, "{field}: {what} is not in {messages:#?}");
     }
-    assert_eq!(messages.len(), 5, "{messages:#?}");
+    assert_eq!(messages.len(), 6, "{messages:#?}");
 }
 
 #[test]

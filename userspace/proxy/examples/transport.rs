@@ -189,6 +189,45 @@ async fn bulk(to: SocketAddr, seconds: u64) -> Result<f64, Failure> {
     Ok(sent as f64 / started.elapsed().as_secs_f64() / 1e6)
 }
 
+/// Parsed requests from a transport in this thread, as a source's daemon sends them.
+async fn requests(
+    transport: Arc<Transport>,
+    target: Target,
+    concurrent: usize,
+    seconds: u64,
+) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let until = started + Duration::from_secs(seconds);
+    let mut tasks = Vec::new();
+    for _ in 0..concurrent {
+        let (transport, target) = (transport.clone(), target.clone());
+        tasks.push(tokio::spawn(async move {
+            let client = ClientAddr(SocketAddr::new(LOCALHOST, 4321));
+            let meta = StreamMeta { client, baggage: None, service: None };
+            let mut done = 0_u64;
+            while Instant::now() < until {
+                let request = Request::get("/reviews/7")
+                    .header("host", "reviews:9080")
+                    .header("user-agent", "example")
+                    .header("x-request-id", "6f7a2f0c-8a4e-4c39-9f0e-0d6d0f1f2a3b")
+                    .body(Body::Empty)?;
+                let response = transport.request(&target, &meta, request).await?;
+                if !response.status().is_success() {
+                    return Err("refused".into());
+                }
+                done += 1;
+            }
+            Ok::<_, Failure>(done)
+        }));
+    }
+    let mut done = 0;
+    for task in tasks {
+        done += task.await??;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    Ok(done as f64 / started.elapsed().as_secs_f64())
+}
+
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1).map(|a| a.parse::<usize>());
     let seconds = args.next().transpose()?.unwrap_or(3) as u64;
@@ -220,6 +259,7 @@ fn main() -> Result<(), Failure> {
         }
     });
     let dest_addr = dest.addr;
+    let (request_ca, request_id, request_expect) = (ca.clone(), client.clone(), server.clone());
     let source = role("source", async move |report| {
         let store = IdentityStore::new(ca, StoreSettings::default());
         store.retain(&HashSet::from([client.clone()]));
@@ -259,6 +299,22 @@ fn main() -> Result<(), Failure> {
             "{connections:>11}  {direct:>8.0}  {mesh:>8.0}  {:>6.2}  {per_100k:.2}",
             mesh / direct
         );
+    }
+    for concurrent in [1, 16, 64] {
+        let (ca, id, expect) = (request_ca.clone(), request_id.clone(), request_expect.clone());
+        let before = cpu() + thread_cpu();
+        let rate = runtime.block_on(async move {
+            let store = IdentityStore::new(ca, StoreSettings::default());
+            store.retain(&HashSet::from([id.clone()]));
+            store.certificate_within(&id, Duration::from_secs(5)).await?;
+            let expect = [expect].into();
+            let target =
+                Target::new(Wire::Native, Arc::new(PlainPod), id, dest_addr, dest_addr, expect);
+            requests(Transport::new(store), target, concurrent, seconds).await
+        })?;
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let per_100k = (cpu() + thread_cpu() - before) as f64 / 1e9 / (rate * seconds as f64) * 1e5;
+        println!("{concurrent:>3} requests at a time: {rate:.0}/s, CPU-s per 100k {per_100k:.2}");
     }
     let direct = runtime.block_on(bulk(echo.addr, seconds))?;
     let mesh = runtime.block_on(bulk(source.addr, seconds))?;

@@ -86,14 +86,12 @@ spec:
   hosts: [ratings]
   http:
   - route: [{destination: {host: ratings}}]
-    timeout: 0s
     retries: {attempts: 0}
 ";
     let fixture = Fixture::new(&(bookinfo() + yaml));
     let port = fixture.port("default", "ratings", 9080);
     let filters = &select(&port, &Request::default()).unwrap().filters;
     assert_eq!(filters.retry.as_ref().map(|retry| retry.attempts), Some(0));
-    assert_eq!(filters.timeout, None);
 }
 
 #[test]

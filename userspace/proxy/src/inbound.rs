@@ -125,7 +125,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
             };
             sock::reset(tcp);
         }
-        Ok(Arrival::Mesh(wire)) => mesh(receiver, &snapshot, tcp, wire, report).await,
+        Ok(Arrival::Mesh(wire)) => {
+            Box::pin(mesh(receiver, &snapshot, tcp, wire, report)).await;
+        }
         Ok(Arrival::Silent | Arrival::Plaintext) if mtls == MtlsMode::Strict => {
             let reason =
                 format!("plaintext to port {}, which takes mTLS only (STRICT)", local.port());
@@ -252,12 +254,24 @@ impl Plain {
             facts: self.facts(),
             receiver: self.receiver,
         };
-        server::serve_inbound(arrival, io, http2, &report.entry).await;
+        Box::pin(server::serve_inbound(arrival, io, http2, &report.entry)).await;
     }
 
     /// The client is silent: its server may speak first. A mesh client that was merely slow is
     /// still served as one, as long as nothing was sent to it.
     async fn silent(self, snapshot: &Snapshot, tcp: TcpStream, mut report: TcpReport) {
+        if self.protocol.is_http() {
+            // A client may take its time before its first request; its server has nothing to say.
+            let mut byte = [0];
+            tokio::select! {
+                _ = tcp.peek(&mut byte) => {}
+                cut = report.entry.until_cut() => {
+                    report.verdict.reason = Some(cut.to_string().into());
+                    return sock::reset(tcp);
+                }
+            }
+            return self.after_silence(snapshot, tcp, report).await;
+        }
         let app = match self.connect(snapshot, &mut report).await {
             Ok(app) => app,
             // HTTP may be allowed to some requests where a connection is not to all: then the
@@ -293,7 +307,9 @@ impl Plain {
 
     async fn after_silence(self, snapshot: &Snapshot, tcp: TcpStream, mut report: TcpReport) {
         match look(&tcp, self.local.port(), HELLO).await {
-            Ok(Arrival::Mesh(wire)) => mesh(self.receiver, snapshot, tcp, wire, report).await,
+            Ok(Arrival::Mesh(wire)) => {
+                Box::pin(mesh(self.receiver, snapshot, tcp, wire, report)).await;
+            }
             Ok(Arrival::Plaintext) => self.spoken(snapshot, tcp, report).await,
             Ok(Arrival::Silent) => {
                 report.verdict.reason = Some("the client said nothing".into());
@@ -371,7 +387,7 @@ impl InboundHandler for Receiver {
                 let http2 = opening == Opening::Http2;
                 let io = Prefixed::new(first.freeze(), tunnel);
                 let arrival = arrive::Arrival { receiver: self.clone(), client, dst, facts };
-                return server::serve_inbound(arrival, io, http2, &report.entry).await;
+                return Box::pin(server::serve_inbound(arrival, io, http2, &report.entry)).await;
             }
             stage = Stage::Accepted(tunnel);
         }

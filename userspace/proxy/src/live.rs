@@ -218,6 +218,13 @@ pub(crate) struct Entry {
     live: Arc<Live>,
 }
 
+impl Entry {
+    /// The connection, for what outlives a borrow of its entry.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live)
+    }
+}
+
 impl std::ops::Deref for Entry {
     type Target = Live;
 

@@ -2,7 +2,7 @@
 //! there to bytes ([`crate::l4`]) or HTTP ([`crate::http`]).
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 use fairlead_config::model::{Outbound, OutboundPolicy, Snapshot};
@@ -93,6 +93,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, pe
         shared: Arc::clone(&shared),
         pod: Arc::clone(&pod),
         peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+        baggage: OnceLock::new(),
     };
     let taken = pod.port.take_original_dst(peer);
     let admission = shared.admit(&pod);
@@ -176,5 +177,7 @@ async fn http(
 ) {
     report.becomes_http();
     let entry: &Entry = &report.entry;
-    server::serve_outbound(outgoing, Prefixed::new(first.freeze(), tcp), http2, entry).await;
+    let io = Prefixed::new(first.freeze(), tcp);
+    // Boxed, so that a connection of bytes does not carry the room that HTTP needs.
+    Box::pin(server::serve_outbound(outgoing, io, http2, entry)).await;
 }

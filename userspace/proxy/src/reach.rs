@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fairlead_config::model::{
@@ -24,7 +24,7 @@ use crate::random::random;
 use crate::report::Verdict;
 use crate::sock;
 use crate::state::{Pod, Shared, address_like};
-use crate::transport::{StreamMeta, Target, TransportError, Tunnel, Wire};
+use crate::transport::{self, StreamMeta, Target, TransportError, Tunnel, Wire};
 
 /// Port of HBONE (Istio ambient).
 pub(crate) const HBONE_PORT: u16 = 15008;
@@ -39,6 +39,8 @@ pub(crate) struct Caller {
     pub(crate) workload: Arc<Workload>,
     /// The application's own address, as its socket has it.
     pub(crate) peer: SocketAddr,
+    /// `baggage`, made when it is first wanted.
+    pub(crate) baggage: OnceLock<Option<HeaderValue>>,
 }
 
 /// What an endpoint is chosen from.
@@ -319,18 +321,16 @@ impl Caller {
 
     /// What the transport tells the other node of this connection.
     pub(crate) fn meta(&self, to: SocketAddr, service: Option<&str>) -> StreamMeta {
-        let w = &self.workload;
-        let cluster = self.shared.snapshots.with(|s| Arc::clone(&s.mesh.cluster_name));
+        let baggage = self.baggage.get_or_init(|| {
+            let w = &self.workload;
+            let cluster = self.shared.snapshots.with(|s| Arc::clone(&s.mesh.cluster_name));
+            let (service, revision) = (&w.canonical_name, &w.canonical_revision);
+            let kind = "deployment";
+            transport::baggage(&cluster, &w.namespace, kind, &w.workload_name, service, revision)
+        });
         StreamMeta {
             client: self.client_for(to),
-            baggage: crate::transport::baggage(
-                &cluster,
-                &w.namespace,
-                "deployment",
-                &w.workload_name,
-                &w.canonical_name,
-                &w.canonical_revision,
-            ),
+            baggage: baggage.clone(),
             service: service.and_then(|s| HeaderValue::from_str(s).ok()),
         }
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use fairlead_config::model::{Inbound, Snapshot};
 use fairlead_policy::ConnView;
 use fairlead_policy::authz::Verdict;
+use fairlead_policy::authz::path::Normalization;
 use fairlead_types::{ClientAddr, OriginalDst};
 use http::{Method, Request, Response};
-use hyper::upgrade::OnUpgrade;
 
 use super::exchange::{Exchange, Reported};
 use super::headers;
@@ -16,6 +16,7 @@ use super::local_reply::LocalReply;
 use super::replay::{REPLAY_MAX, Replay};
 use super::request::{self, view};
 use super::send::{self, Answer, TryError};
+use super::server::Switch;
 use super::upgrade;
 use crate::body::Body;
 use crate::inbound::Receiver;
@@ -66,7 +67,7 @@ impl Arrival {
     pub(crate) async fn serve(
         &self,
         request: Request<Body>,
-        switches: Option<OnUpgrade>,
+        switches: Option<Switch>,
     ) -> Response<Reported> {
         let snapshot = self.receiver.shared.snapshots.load();
         let inbound = snapshot.inbound.get(&self.receiver.pod.id);
@@ -75,14 +76,18 @@ impl Arrival {
             let response = exchange.local(&not_enrolled());
             return exchange.respond(response, None);
         };
-        let response = match (self.admit(inbound, request), switches) {
-            (Err(reply), _) => exchange.local(&reply),
-            (Ok(request), Some(downstream)) => {
-                let downstream = upgrade::Downstream::Http(downstream);
-                return upgrade::to_application(self, request, downstream, exchange).await;
-            }
-            (Ok(request), None) => self.deliver(&snapshot, inbound, request, &mut exchange).await,
-        };
+        let response =
+            match (self.admit(inbound, snapshot.mesh.path_normalization, request), switches) {
+                (Err(reply), _) => exchange.local(&reply),
+                (Ok(request), Some(downstream)) => {
+                    let downstream = upgrade::Downstream::Http(downstream);
+                    return upgrade::to_application(self, inbound, request, downstream, exchange)
+                        .await;
+                }
+                (Ok(request), None) => {
+                    self.deliver(&snapshot, inbound, request, &mut exchange).await
+                }
+            };
         exchange.respond(response, None)
     }
 
@@ -97,13 +102,17 @@ impl Arrival {
         let inbound = snapshot.inbound.get(&self.receiver.pod.id);
         let mut exchange = self.exchange(&snapshot, inbound.map(AsRef::as_ref), &request);
         let admitted = match inbound {
-            Some(inbound) => self.admit(inbound, request.map(|()| Body::Empty)),
+            Some(inbound) => {
+                let request = request.map(|()| Body::Empty);
+                self.admit(inbound, snapshot.mesh.path_normalization, request)
+                    .map(|request| (inbound, request))
+            }
             None => Err(not_enrolled()),
         };
         match admitted {
-            Ok(request) => {
+            Ok((inbound, request)) => {
                 let downstream = upgrade::Downstream::Stream(offer);
-                let _ = upgrade::to_application(self, request, downstream, exchange).await;
+                let _ = upgrade::to_application(self, inbound, request, downstream, exchange).await;
             }
             Err(reply) => {
                 let response = exchange.local(&reply);
@@ -117,9 +126,10 @@ impl Arrival {
     fn admit(
         &self,
         inbound: &Inbound,
+        normalization: Normalization,
         mut request: Request<Body>,
     ) -> Result<Request<Body>, LocalReply> {
-        request::canonical(&mut request, || self.dst.to_string())?;
+        request::canonical(&mut request, normalization, || self.dst.to_string())?;
         headers::first_hop(request.headers_mut(), "http");
         authorize(inbound, &self.facts, &request)?;
         let upgrade = headers::is_upgrade(&request);

@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use fairlead_config::model::Snapshot;
 use fairlead_policy::filter::retry::{Outcome, RetryPolicy};
+use fairlead_types::ResponseFlags;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response, Version};
@@ -83,6 +84,10 @@ pub(super) async fn forward(
         }
         return match result {
             Ok(answer) => {
+                // A failure that would be tried again, were there tries left (Envoy's URX).
+                if attempt > retry.attempts && attempt > 1 && retry.should_retry(outcome, 1) {
+                    exchange.flags = ResponseFlags::UpstreamRetryLimitExceeded;
+                }
                 exchange.lease = answer.lease;
                 Ok(answer.response)
             }

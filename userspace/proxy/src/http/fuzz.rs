@@ -1,12 +1,13 @@
 //! What the fuzz targets reach of the private parsers of this module. No part of the API.
 
+use fairlead_policy::authz::path::Normalization;
 use http::{HeaderMap, Request};
 
 use super::{headers, request};
 
 /// Brings target and path into canonical form, or says that the request is refused.
 pub fn canonical(request: &mut Request<()>) -> bool {
-    request::canonical(request, || "default.example".to_owned()).is_ok()
+    request::canonical(request, Normalization::default(), || "default.example".to_owned()).is_ok()
 }
 
 /// The canonical form as HTTP/1.1.

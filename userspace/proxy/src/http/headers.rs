@@ -91,10 +91,13 @@ fn contains_token(value: &HeaderValue, token: &str) -> bool {
 pub(crate) fn is_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && request.headers().get_all(CONNECTION).iter().any(|v| contains_token(v, "upgrade"))
+        && request.headers().contains_key(UPGRADE)
+        // Every line counts: one of them that asks for h2c would open a way around L7 policy.
         && request
             .headers()
-            .get(UPGRADE)
-            .is_some_and(|u| tokens(u).all(|t| !t.eq_ignore_ascii_case("h2c")))
+            .get_all(UPGRADE)
+            .iter()
+            .all(|u| tokens(u).all(|t| !t.eq_ignore_ascii_case("h2c")))
 }
 
 /// Whether the message is gRPC (`application/grpc` and its suffixes, not gRPC-Web).

@@ -12,6 +12,8 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use crate::live::Live;
+
 /// Requests of one connection that are being answered.
 #[derive(Clone, Default)]
 pub(super) struct InFlight(Arc<AtomicUsize>);
@@ -43,13 +45,14 @@ pin_project! {
         inner: T,
         in_flight: InFlight,
         limit: Duration,
+        live: Arc<Live>,
         head: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl<T> SlowHead<T> {
-    pub(super) fn new(inner: T, in_flight: InFlight, limit: Duration) -> Self {
-        Self { inner, in_flight, limit, head: None }
+    pub(super) fn new(inner: T, in_flight: InFlight, limit: Duration, live: Arc<Live>) -> Self {
+        Self { inner, in_flight, limit, live, head: None }
     }
 }
 
@@ -63,6 +66,8 @@ impl<T: AsyncRead> AsyncRead for SlowHead<T> {
         let before = buf.filled().len();
         match this.inner.poll_read(cx, buf) {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                let n = buf.filled().len() - before;
+                this.live.transferred.sent.fetch_add(n as u64, Ordering::Relaxed);
                 // Bytes while nothing is being answered are the beginning of a request.
                 if !this.in_flight.is_idle() {
                     *this.head = None;
@@ -94,7 +99,9 @@ impl<T: AsyncWrite> AsyncWrite for SlowHead<T> {
         let this = self.project();
         // An answer goes out: the request's head was complete.
         *this.head = None;
-        this.inner.poll_write(cx, buf)
+        let written = ready!(this.inner.poll_write(cx, buf))?;
+        this.live.transferred.received.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -112,7 +119,9 @@ impl<T: AsyncWrite> AsyncWrite for SlowHead<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         *this.head = None;
-        this.inner.poll_write_vectored(cx, bufs)
+        let written = ready!(this.inner.poll_write_vectored(cx, bufs))?;
+        this.live.transferred.received.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -24,17 +24,19 @@ pub(super) fn view<'a>(
         method,
         scheme: uri.scheme_str().unwrap_or("http"),
         authority: uri.authority().map_or("", Authority::as_str),
-        // CONNECT has none; routes and rules for everything are to match it.
-        path: if uri.path().is_empty() { "/" } else { uri.path() },
+        // CONNECT has none, and no rule about paths is to admit it.
+        path: if uri.path().is_empty() && method != Method::CONNECT { "/" } else { uri.path() },
         query: uri.query(),
         headers,
     }
 }
 
 /// Brings target and path into the one form that routes, policies and the application see.
-/// Applies to requests that came over a connection; `default` is the authority of HTTP/1.0.
+/// Applies to requests that came over a connection; `normalization` is the mesh's
+/// (MeshConfig `pathNormalization`), `default` is the authority of HTTP/1.0.
 pub(super) fn canonical<B>(
     request: &mut Request<B>,
+    normalization: Normalization,
     default: impl FnOnce() -> String,
 ) -> Result<(), LocalReply> {
     headers::canonical_target(request, default)
@@ -43,7 +45,7 @@ pub(super) fn canonical<B>(
     if request.method() == Method::CONNECT || path == "*" {
         return Ok(());
     }
-    let normal = path::normalize(path, Normalization::default())
+    let normal = path::normalize(path, normalization)
         .map_err(|error| LocalReply::bad_request(error.to_string()))?;
     if let std::borrow::Cow::Owned(normal) = normal {
         let uri = with_path(request.uri(), &normal)?;

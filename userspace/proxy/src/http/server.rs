@@ -9,17 +9,20 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::arrive::Arrival;
 use super::exchange::Reported;
 use super::io::{InFlight, SlowHead};
 use super::service;
 use crate::body::Body;
-use crate::live::Entry;
+use crate::live::{Entry, Live};
 use crate::outbound::Outgoing;
 use crate::sock::Prefixed;
 
@@ -48,8 +51,8 @@ pub(crate) async fn serve_outbound(
 ) {
     let draining = outgoing.caller.shared.draining.subscribe();
     let outgoing = Arc::new(outgoing);
-    serve(io, http2, entry, draining, move |request, upgrade| {
-        service::outbound(Arc::clone(&outgoing), request, upgrade)
+    serve(io, http2, entry, draining, move |request, switch| {
+        service::outbound(Arc::clone(&outgoing), request, switch)
     })
     .await;
 }
@@ -61,9 +64,9 @@ where
 {
     let draining = arrival.receiver.shared.draining.subscribe();
     let arrival = Arc::new(arrival);
-    serve(io, http2, entry, draining, move |request, upgrade| {
+    serve(io, http2, entry, draining, move |request, switch| {
         let arrival = Arc::clone(&arrival);
-        async move { arrival.serve(request, upgrade).await }
+        async move { arrival.serve(request, switch).await }
     })
     .await;
 }
@@ -76,16 +79,23 @@ async fn serve<T, F, R>(
     handle: F,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Fn(Request<Body>, Option<hyper::upgrade::OnUpgrade>) -> R + Send + 'static,
+    F: Fn(Request<Body>, Option<Switch>) -> R + Send + 'static,
     R: Future<Output = Response<Reported>> + Send + 'static,
 {
     let in_flight = InFlight::default();
-    let io = TokioIo::new(SlowHead::new(io, in_flight.clone(), HEADER_TIME));
+    let io = SlowHead::new(io, in_flight.clone(), HEADER_TIME, entry.live());
+    let io = TokioIo::new(io);
+    let switched = Switched::default();
+    let (switching, live) = (switched.clone(), entry.live());
     let service = service_fn(move |mut request: Request<Incoming>| {
         let answering = in_flight.enter();
         let switches = super::request::may_switch(&request);
-        let upgrade = switches.then(|| hyper::upgrade::on(&mut request));
-        let response = handle(request.map(Body::Incoming), upgrade);
+        let switch = switches.then(|| Switch {
+            client: hyper::upgrade::on(&mut request),
+            switched: switching.clone(),
+            live: Arc::clone(&live),
+        });
+        let response = handle(request.map(Body::Incoming), switch);
         async move {
             let response = response.await;
             drop(answering);
@@ -141,6 +151,43 @@ async fn serve<T, F, R>(
     };
     if let Err(error) = result {
         tracing::debug!(%error, "downstream HTTP connection ended");
+    }
+    // What switched protocols belongs to the connection: its place is taken until that has ended.
+    let mut left = std::mem::take(&mut *switched.0.lock());
+    tokio::select! {
+        () = async { while left.join_next().await.is_some() {} } => {}
+        _ = entry.until_cut() => {}
+    }
+}
+
+/// What a connection carries after requests that switched protocols. Dropped, it ends.
+#[derive(Clone, Default)]
+pub(super) struct Switched(Arc<Mutex<JoinSet<()>>>);
+
+/// A client that may switch protocols.
+pub(crate) struct Switch {
+    client: OnUpgrade,
+    switched: Switched,
+    live: Arc<Live>,
+}
+
+impl Switch {
+    /// Carries what comes after the switch, once the client has it.
+    pub(super) fn carry<F>(self, carry: impl FnOnce(Upgraded) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let client = self.client;
+        self.switched.0.lock().spawn(async move {
+            if let Ok(client) = client.await {
+                carry(client).await;
+            }
+        });
+    }
+
+    /// The connection, for policy that changes while it lives.
+    pub(super) fn live(&self) -> &Live {
+        &self.live
     }
 }
 

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use fairlead_config::model::{AuthorityTarget, Outbound, OutboundPolicy, ServicePort, Snapshot};
+use fairlead_policy::authz::path::{self, Normalization};
 use fairlead_policy::filter::HttpFilters;
 use fairlead_policy::filter::fault::AbortWith;
 use fairlead_policy::route::{
@@ -14,7 +15,6 @@ use fairlead_types::ResponseFlags;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::attempt;
@@ -23,6 +23,7 @@ use super::headers;
 use super::local_reply::LocalReply;
 use super::request::{self, view};
 use super::send;
+use super::server::Switch;
 use super::upgrade;
 use crate::body::Body;
 use crate::outbound::Outgoing;
@@ -49,7 +50,7 @@ impl<'a> Plan<'a> {
 pub(crate) async fn outbound(
     outgoing: Arc<Outgoing>,
     request: Request<Body>,
-    switches: Option<OnUpgrade>,
+    switches: Option<Switch>,
 ) -> Response<Reported> {
     let shared = &outgoing.caller.shared;
     let snapshot = shared.snapshots.load();
@@ -107,7 +108,8 @@ async fn prepare<'a>(
     mut request: Request<Body>,
     exchange: &mut Exchange,
 ) -> Result<(Plan<'a>, Parts, Body), LocalReply> {
-    request::canonical(&mut request, || outgoing.dst.to_string())?;
+    let normalization = snapshot.mesh.path_normalization;
+    request::canonical(&mut request, normalization, || outgoing.dst.to_string())?;
     let scheme = if request.uri().scheme_str() == Some("https") { "https" } else { "http" };
     headers::first_hop(request.headers_mut(), scheme);
     let upgrade = headers::is_upgrade(&request);
@@ -120,7 +122,7 @@ async fn prepare<'a>(
     exchange.cluster = Some(Arc::clone(&plan.name));
     if let Some(filters) = plan.filters() {
         inject(filters, exchange).await?;
-        rewrite(&plan, filters, &mut parts)?;
+        rewrite(&plan, filters, normalization, &mut parts)?;
     }
     Ok((plan, parts, body))
 }
@@ -143,7 +145,12 @@ async fn inject(filters: &HttpFilters, exchange: &mut Exchange) -> Result<(), Lo
 }
 
 /// Rewrites and header operations of the request.
-fn rewrite(plan: &Plan<'_>, filters: &HttpFilters, parts: &mut Parts) -> Result<(), LocalReply> {
+fn rewrite(
+    plan: &Plan<'_>,
+    filters: &HttpFilters,
+    normalization: Normalization,
+    parts: &mut Parts,
+) -> Result<(), LocalReply> {
     if let Some(rewrite) = &filters.rewrite {
         let matched = plan.selected.and_then(|s| s.matched);
         let path = rewrite
@@ -154,6 +161,10 @@ fn rewrite(plan: &Plan<'_>, filters: &HttpFilters, parts: &mut Parts) -> Result<
             if let Ok(before) = HeaderValue::from_str(before) {
                 parts.headers.insert(headers::ORIGINAL_PATH, before);
             }
+            // What the destination's policy judges and what the application gets is one form, also
+            // where no other node stands between.
+            let path = path::normalize(&path, normalization)
+                .map_err(|error| LocalReply::bad_request(error.to_string()))?;
             parts.uri = request::with_path(&parts.uri, &path)?;
         }
         if let Some(authority) = &rewrite.authority {

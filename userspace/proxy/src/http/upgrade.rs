@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fairlead_config::model::Snapshot;
+use fairlead_config::model::{Inbound, Snapshot};
 use fairlead_types::ResponseFlags;
 use http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -15,9 +15,11 @@ use super::exchange::{Exchange, Reported};
 use super::headers;
 use super::local_reply::LocalReply;
 use super::send::{self, TryError, open_http1};
+use super::server::Switch;
 use super::service::Plan;
 use crate::body::Body;
 use crate::labels::{self, Sides};
+use crate::live::{Facts, Live};
 use crate::outbound::Outgoing;
 use crate::reach::{self, Way};
 use crate::transport::{Tunnel, UpgradeOffer, UpgradeOutcome, Wire};
@@ -28,7 +30,7 @@ const BUFFER: usize = 16 * 1024;
 /// The client's side of a switch.
 pub(super) enum Downstream {
     /// An HTTP connection.
-    Http(OnUpgrade),
+    Http(Switch),
     /// A stream of another node.
     Stream(UpgradeOffer),
 }
@@ -52,10 +54,11 @@ pub(super) async fn outbound(
     snapshot: &Snapshot,
     plan: &Plan<'_>,
     request: Request<()>,
-    downstream: OnUpgrade,
+    downstream: Switch,
     mut exchange: Box<Exchange>,
 ) -> Response<Reported> {
-    let switched = reach_out(outgoing, snapshot, plan, request, &mut exchange).await;
+    let live = downstream.live();
+    let switched = reach_out(outgoing, snapshot, plan, request, live, &mut exchange).await;
     join(switched, Downstream::Http(downstream), exchange).await
 }
 
@@ -64,6 +67,7 @@ async fn reach_out(
     snapshot: &Snapshot,
     plan: &Plan<'_>,
     mut request: Request<()>,
+    live: &Live,
     exchange: &mut Exchange,
 ) -> Result<Upstream, LocalReply> {
     let caller = &outgoing.caller;
@@ -85,6 +89,7 @@ async fn reach_out(
             let facts = caller.facts(addr);
             arrive::authorize(&inbound, &facts, &request)?;
             arrive::identify(&inbound, &facts, &mut request);
+            guard(&inbound, &facts, live);
             let io = reach::deliver(&pod, caller.client_for(addr), addr, timeout).await;
             over_http1(io.map_err(|f| TryError::from(f).reply)?, request).await
         }
@@ -114,13 +119,25 @@ async fn reach_out(
     reached.map_err(|error: TryError| error.reply)
 }
 
+/// What was switched is asked about again when policy changes, where policy does not depend on
+/// the request that is over.
+pub(super) fn guard(inbound: &Inbound, facts: &Facts, live: &Live) {
+    if !inbound.authz.needs_http(facts.destination.port()) {
+        live.guard(&inbound.workload.id, facts.clone());
+    }
+}
+
 /// A request that was admitted at the pod that it is for.
 pub(super) async fn to_application(
     arrival: &Arrival,
+    inbound: &Inbound,
     request: Request<Body>,
     downstream: Downstream,
     mut exchange: Box<Exchange>,
 ) -> Response<Reported> {
+    if let Downstream::Http(switch) = &downstream {
+        guard(inbound, &arrival.facts, switch.live());
+    }
     let timeout: Duration = arrival.receiver.shared.snapshots.with(|s| s.mesh.connect_timeout);
     let reached = async {
         let to = arrival.dst.0;
@@ -178,10 +195,7 @@ async fn join(
     send::pass_back(&mut response, upgraded);
     match downstream {
         Downstream::Http(client) => {
-            tokio::spawn(async move {
-                let Ok(client) = client.await else { return };
-                carry_to(TokioIo::new(client), upstream, exchange).await;
-            });
+            client.carry(|client| carry_to(TokioIo::new(client), upstream, exchange));
             response.map(Reported::silent)
         }
         Downstream::Stream(offer) => {

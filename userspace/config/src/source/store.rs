@@ -83,11 +83,16 @@ impl Store {
                 }
             }
         }
+        let mut taken = Vec::with_capacity(load.files.len());
         for (file, parsed) in load.files {
             self.take(&file, parsed, &mut touched);
+            taken.push(Arc::clone(&file));
             if let Some(state) = self.files.get(&file) {
                 change.problems.extend(state.problems.iter().cloned());
             }
+        }
+        for file in &taken {
+            self.adopt(file);
         }
         for key in touched {
             self.settle(key, &mut change);
@@ -231,6 +236,21 @@ impl Store {
             }
         }
         self.files.insert(Arc::clone(file), state);
+    }
+
+    /// Keeps the last good version of a refused object that came here from a file that no longer
+    /// has it.
+    fn adopt(&mut self, file: &Arc<PathBuf>) {
+        let Some(state) = self.files.get_mut(file) else { return };
+        for Rejected { key, .. } in &state.rejected {
+            let holders = self.holders.entry(key.clone()).or_default();
+            if let (true, Some(good)) = (holders.is_empty(), self.objects.get(key)) {
+                holders.push(Arc::clone(file));
+                state.objects.insert(key.clone(), good.clone());
+            } else if holders.is_empty() {
+                self.holders.remove(key);
+            }
+        }
     }
 
     /// The file no longer holds the object.

@@ -88,6 +88,29 @@ fn a_bad_object_disturbs_neither_the_others_nor_its_own_good_version() {
 }
 
 #[test]
+fn a_refused_object_that_moves_keeps_its_good_version() {
+    for (from, to) in [("a.yaml", "b.yaml"), ("b.yaml", "a.yaml")] {
+        let mut bed = Bed::new();
+        bed.write(from, &format!("{}---\n{}", policy("p", "DENY"), namespace("a", "1")));
+        bed.dir.write(from, &namespace("a", "1"));
+        bed.dir.write(to, &policy("p", "DENNY"));
+        let change = bed.apply();
+        assert!(change.upserted.is_empty() && change.removed.is_empty(), "{change:?}");
+        assert!(bed.store.rejected()[&policy_key("p")].last_good);
+        // The file is renamed, and mended after that.
+        std::fs::rename(bed.dir.path().join(to), bed.dir.path().join("c.yaml")).unwrap();
+        let change = bed.apply();
+        assert!(
+            change.removed.is_empty() && bed.store.get(&policy_key("p")).is_some(),
+            "{change:?}"
+        );
+        assert_eq!(names(&bed.write("c.yaml", &policy("p", "ALLOW")).upserted), ["p"]);
+        std::fs::remove_file(bed.dir.path().join("c.yaml")).unwrap();
+        assert_eq!(names(&bed.apply().removed), ["p"]);
+    }
+}
+
+#[test]
 fn a_policy_that_was_never_good_fails_closed() {
     let mut bed = Bed::new();
     let change = bed.write("x.yaml", &policy("p", "CUSTOM"));

@@ -148,7 +148,9 @@ fn find_or_install() -> Result<Toolchain> {
     );
     let apt = |words: &[&str]| {
         let mut command = Command::new("apt-get");
-        command.args(words).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+        // Somebody else may be installing something: wait for them.
+        command.args(["-o", "DPkg::Lock::Timeout=300"]).args(words);
+        command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
         check(&mut command)
     };
     apt(&["update", "-q"])?;

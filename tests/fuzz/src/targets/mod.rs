@@ -97,7 +97,7 @@ targets! {
         b"99999999999999999999", b"-9223372036854775809", b"*", b"'*'", b"name: ", b"namespace: ",
         b"metadata: {name: a}", b"spec:", b"weight: 4294967295", b"port: 0",
     ];
-    detect: detect::run, 1500, [
+    detect: detect::run, 700, [
         b"GET / HTTP/1.1\r\n", b" HTTP/1.0\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03",
         b" ", b"\r\n", b"\r", b"\n", b"\x01", b"CONNECT a:1 ", b"\t",
     ];
@@ -106,6 +106,7 @@ targets! {
         b"connection: host, te\n", b"te: trailers\n", b"te: gzip\n", b"upgrade: websocket\n",
         b"connection: upgrade\n", b"http://a@b/", b"http://[::1]:80", b"/%2e%2e/", b"//", b"?",
         b"transfer-encoding: chunked\n", b"x-forwarded-client-cert: URI=a\n", b"upgrade: h2c\n",
+        b"expect: 100-continue\n",
     ];
     map_address: map_address::run, 2000, [
         b"\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\x06", b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x09",
@@ -116,7 +117,7 @@ targets! {
         b"run: {workers: 2}\n", b"log: {level: info}\n", b"admin: 127.0.0.1:15000\n", b"{", b"}", b": ",
         b"\n", b"=debug", b",", b"[", b"]", b"trace", b"99999999999h", b"-1", b"null", b"&a ", b"*a",
     ];
-    path_normal_form: path::normal_form, 1500, [
+    path_normal_form: path::normal_form, 700, [
         b"/", b"//", b"/.", b"/..", b"/../", b"%2e", b"%2E", b"%2f", b"%5c", b"\\", b"%00", b"%25", b"%",
         b"%2", b"%61", b"#", b"?", b"\xc3\xa9", b" ", b";", b"%252e",
     ];

@@ -3,7 +3,6 @@
 //! numbers in quotes).
 
 use std::cell::RefCell;
-use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
@@ -12,6 +11,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
+use super::mismatch::Mismatch;
 use super::path::Path;
 use super::suggest::suggest;
 use super::tree::{Node, Plain, Value, camel, resolve};
@@ -25,58 +25,6 @@ pub(crate) struct Unknown {
     pub(crate) path: String,
     pub(crate) line: u32,
     pub(crate) suggestion: Option<&'static str>,
-}
-
-/// Why a value does not fit its type, and where.
-#[derive(Debug)]
-pub(crate) struct Mismatch(Box<MismatchParts>);
-
-#[derive(Debug)]
-pub(crate) struct MismatchParts {
-    pub(crate) message: String,
-    pub(crate) allowed: Option<String>,
-    /// Set where the error passes the first node on its way out, which is the innermost.
-    pub(crate) place: Option<(String, u32)>,
-}
-
-impl Mismatch {
-    fn new(message: String, allowed: Option<String>) -> Self {
-        Self(Box::new(MismatchParts { message, allowed, place: None }))
-    }
-
-    pub(crate) fn into_parts(self) -> MismatchParts {
-        *self.0
-    }
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
-    }
-}
-
-impl std::error::Error for Mismatch {}
-
-impl de::Error for Mismatch {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(message.to_string(), None)
-    }
-
-    fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(format!("{unexpected} does not fit here"), Some(expected.to_string()))
-    }
-
-    fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(format!("{unexpected} is not valid here"), Some(expected.to_string()))
-    }
-
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        let known = match suggest(variant, expected) {
-            Some(near) => format!("did you mean {near}? one of {}", expected.join(", ")),
-            None => format!("one of {}", expected.join(", ")),
-        };
-        Self::new(format!("{variant:?} is not known here"), Some(known))
-    }
 }
 
 /// Reads a typed value at `path` of a document. With `strict`, fields that the type does not have
@@ -104,7 +52,7 @@ impl<'de, 'a> De<'de, 'a, '_> {
     /// Gives an error its place, unless it has one from further in.
     fn placed<T>(&self, result: Result<T, Mismatch>) -> Result<T, Mismatch> {
         result.map_err(|mut error| {
-            error.0.place.get_or_insert_with(|| (self.path.to_string(), self.node.line));
+            error.parts_mut().place.get_or_insert_with(|| (self.path.to_string(), self.node.line));
             error
         })
     }
@@ -144,7 +92,7 @@ impl<'de, 'a> De<'de, 'a, '_> {
             Value::Scalar { text, plain: true } if resolve(text) == Plain::Text => Ok(text),
             Value::Scalar { .. } => {
                 let mut error: Mismatch = de::Error::invalid_type(self.unexpected(), expected);
-                if let Some(allowed) = &mut error.0.allowed
+                if let Some(allowed) = &mut error.parts_mut().allowed
                     && allowed == "a string"
                 {
                     allowed.push_str("; put it in quotes to make it text");

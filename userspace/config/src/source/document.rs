@@ -15,10 +15,10 @@ use fairlead_api::{Kind, ObjectKey, ObjectMeta, Resource, StringMap};
 use serde::de::DeserializeOwned;
 
 use super::de::{self, Unknown};
+use super::kinds::known_kind;
 use super::path::Path;
 use super::problem::{ObjectRef, Problem, Severity};
 use super::sink::Sink;
-use super::suggest::suggest;
 use super::tree::{Node, Value};
 use super::yaml::SyntaxError;
 use super::{json, unenforced, validate, yaml};
@@ -28,10 +28,6 @@ const MAX_OBJECTS: usize = 100_000;
 
 /// Most problems that are told of one file; the rest is counted.
 const MAX_PROBLEMS: usize = 1_000;
-
-/// Istio's kinds that are known and do nothing yet.
-const ISTIO_NOT_READ: &[&str] =
-    &["EnvoyFilter", "WasmPlugin", "Telemetry", "ProxyConfig", "WorkloadGroup", "IstioOperator"];
 
 /// Marks an AuthorizationPolicy that is to be tried, not enforced.
 const DRY_RUN: &str = "istio.io/dry-run";
@@ -234,7 +230,8 @@ fn read(node: &Node<'_>, inherited: Option<Inherited<'_>>, sink: &mut Sink<'_>) 
         Ok(kind) => kind,
         Err(unknown) => {
             sink.set_object(object);
-            return unknown.tell(api_version, kind_name, sink);
+            let ours = unknown.tell(api_version, kind_name, sink);
+            return if ours { Outcome::Lost } else { Outcome::Ignored };
         }
     };
     if !kind.is_namespaced() {
@@ -264,79 +261,6 @@ fn read(node: &Node<'_>, inherited: Option<Inherited<'_>>, sink: &mut Sink<'_>) 
             Outcome::Good(resource)
         }
         None => Outcome::Rejected(key),
-    }
-}
-
-/// Why a kind is not read.
-enum UnknownKind {
-    /// Of the group, but another version.
-    Version(Kind),
-    /// Istio's, known and without effect yet.
-    NotRead,
-    /// In a group of ours, but nobody knows it.
-    Kind(Option<&'static str>),
-    /// Of no concern to a mesh.
-    Foreign(Option<&'static str>),
-}
-
-fn known_kind(api_version: &str, kind: &str) -> Result<Kind, UnknownKind> {
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let of_group: Vec<&'static str> =
-        Kind::ALL.iter().filter(|k| k.group() == group).map(|k| k.as_str()).collect();
-    match Kind::from_name(kind).filter(|known| known.group() == group) {
-        Some(known) if known.versions().contains(&version) => Ok(known),
-        Some(known) => Err(UnknownKind::Version(known)),
-        None if group.ends_with("istio.io") && ISTIO_NOT_READ.contains(&kind) => {
-            Err(UnknownKind::NotRead)
-        }
-        None if group.ends_with("istio.io") => Err(UnknownKind::Kind(suggest(kind, &of_group))),
-        // A slip in the group must not make a policy disappear.
-        None if Kind::from_name(kind).is_some_and(Kind::is_security) => {
-            Err(UnknownKind::Kind(Some("security.istio.io/v1")))
-        }
-        None => Err(UnknownKind::Foreign(suggest(kind, &of_group))),
-    }
-}
-
-impl UnknownKind {
-    fn tell(self, api_version: &str, kind: &str, sink: &mut Sink<'_>) -> Outcome {
-        let root = Path::Root;
-        let near =
-            |near: Option<&str>| near.map_or(String::new(), |n| format!("did you mean {n}?"));
-        match self {
-            Self::Version(known) => {
-                let group = known.group();
-                let served: Vec<String> = known
-                    .versions()
-                    .iter()
-                    .map(
-                        |v| if group.is_empty() { (*v).to_owned() } else { format!("{group}/{v}") },
-                    )
-                    .collect();
-                let message = format!("{api_version} of {kind} is not served");
-                sink.error(
-                    &root.field("apiVersion"),
-                    message,
-                    &format!("one of {}", served.join(", ")),
-                );
-                Outcome::Lost
-            }
-            Self::NotRead => {
-                let message = format!("{kind} is accepted, not enforced yet");
-                sink.warn(&root.field("kind"), message, "");
-                Outcome::Ignored
-            }
-            Self::Kind(suggestion) => {
-                let message = format!("{kind} is not a kind of {api_version}");
-                sink.error(&root.field("kind"), message, &near(suggestion));
-                Outcome::Lost
-            }
-            Self::Foreign(suggestion) => {
-                let message = format!("{kind} ({api_version}) is of no concern to a mesh; ignored");
-                sink.warn(&root.field("kind"), message, &near(suggestion));
-                Outcome::Ignored
-            }
-        }
     }
 }
 

@@ -52,7 +52,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A TLS handshake, and the peer's first frame, within this.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes with strangers under way at the same time; one more is refused at once.
-pub const HANDSHAKES: usize = 512;
+pub const HANDSHAKES: usize = 2048;
+/// Of these, from one address: so that one stranger does not take them all.
+pub const HANDSHAKES_PER_SOURCE: usize = 64;
 /// How long a stream waits for a place on a session, whatever it is that it waits for.
 pub const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a pod's first connection waits for its certificate.

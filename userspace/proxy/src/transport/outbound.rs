@@ -16,12 +16,13 @@ use h2::{Reason, SendStream, ext::Protocol};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, uri};
 use http_body::Body as _;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
 use super::error::TransportError;
 use super::meta::{self, StreamMeta};
 use super::pool::{Pool, SessionInfo};
+use super::server::Handshakes;
 use super::session::Place;
 use super::stream::{AbortOnDrop, StreamBody, Tunnel, poll_send};
 use super::{Target, Wire, limits};
@@ -35,7 +36,7 @@ const INLINE_BODY: usize = 64 * 1024;
 /// A node's transport: its sessions in both directions.
 pub struct Transport {
     pub(super) identity: Arc<IdentityStore>,
-    pub(super) handshakes: Semaphore,
+    pub(super) handshakes: Handshakes,
     pub(super) draining: watch::Sender<bool>,
     pub(super) inbound: AtomicUsize,
     pub(super) inbound_ended: Notify,
@@ -57,7 +58,7 @@ impl Transport {
     pub fn new(identity: Arc<IdentityStore>) -> Arc<Self> {
         let transport = Arc::new(Self {
             identity,
-            handshakes: Semaphore::new(limits::HANDSHAKES),
+            handshakes: Handshakes::default(),
             draining: watch::Sender::new(false),
             inbound: AtomicUsize::new(0),
             inbound_ended: Notify::new(),

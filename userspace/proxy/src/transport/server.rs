@@ -1,5 +1,7 @@
 //! Sessions that other nodes opened to a pod of this node: handshake, rounds, an orderly end.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -13,6 +15,7 @@ use fairlead_identity::{PeerSvid, Wire, negotiated_wire};
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
+use parking_lot::Mutex;
 use rustls::ServerConnection;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -92,15 +95,12 @@ impl Transport {
         tcp: TcpStream,
         inbound: &Inbound,
     ) -> Result<ServerSession, TransportError> {
-        let _handshake = self
-            .handshakes
-            .try_acquire()
-            .map_err(|_| TransportError::Overload("too many TLS handshakes at the same time"))?;
         let addr = |r: std::io::Result<SocketAddr>| {
             r.map(|a| SocketAddr::new(a.ip().to_canonical(), a.port()))
                 .map_err(|e| TransportError::SessionLost(e.to_string()))
         };
         let (from, local) = (addr(tcp.peer_addr())?, addr(tcp.local_addr())?);
+        let _handshake = self.handshakes.begin(from.ip())?;
         let handshake = |reason: String| TransportError::Handshake { to: from, reason };
         tune(&tcp).map_err(|e| handshake(e.to_string()))?;
         let certificate = self
@@ -146,6 +146,42 @@ impl Transport {
         })
         .await?;
         Ok(ServerSession { connection, round, peer: Arc::new(peer) })
+    }
+}
+
+/// Handshakes under way, in all and by source. Touched twice per session.
+#[derive(Default)]
+pub(super) struct Handshakes(Mutex<HashMap<IpAddr, usize>>);
+
+impl Handshakes {
+    fn begin(&self, source: IpAddr) -> Result<Handshake<'_>, TransportError> {
+        let mut by_source = self.0.lock();
+        if by_source.values().sum::<usize>() >= limits::HANDSHAKES {
+            return Err(TransportError::Overload("too many TLS handshakes at the same time"));
+        }
+        let own = by_source.entry(source).or_default();
+        if *own >= limits::HANDSHAKES_PER_SOURCE {
+            return Err(TransportError::Overload("too many TLS handshakes from one address"));
+        }
+        *own += 1;
+        Ok(Handshake { all: self, source })
+    }
+}
+
+/// One of them; over when dropped.
+struct Handshake<'a> {
+    all: &'a Handshakes,
+    source: IpAddr,
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut own) = self.all.0.lock().entry(self.source) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
     }
 }
 

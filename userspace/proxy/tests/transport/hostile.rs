@@ -374,3 +374,35 @@ async fn streams_reset_while_they_are_worked_on_are_bounded() {
     scene.app.hang.store(false, std::sync::atomic::Ordering::Relaxed);
     scene.others_are_fine().await;
 }
+
+/// Half-open handshakes of one stranger: bounded for that one, and no matter to others.
+#[tokio::test]
+async fn a_flood_of_handshakes_is_bounded_by_source() {
+    let scene = Scene::new().await;
+    let mut held = Vec::new();
+    for _ in 0..=limits::HANDSHAKES_PER_SOURCE {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        held.push(socket.connect(scene.server.addr).await.unwrap());
+    }
+    let error = scene.server.error().await;
+    assert!(matches!(error, TransportError::Overload(_)), "{error}");
+    assert_eq!(error.refusal(), Refusal::Overload);
+    scene.others_are_fine().await;
+    // When they are gone, the address is as good as any.
+    drop(held);
+    within("place", async {
+        loop {
+            scene.server.errors.lock().unwrap().clear();
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            let mut tcp = socket.connect(scene.server.addr).await.unwrap();
+            let closed =
+                tokio::time::timeout(Duration::from_millis(200), tcp.read(&mut [0; 1])).await;
+            if closed.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+}

@@ -223,3 +223,38 @@ async fn drain_lets_streams_finish_and_takes_no_new_ones() {
     assert!(started.elapsed() < Duration::from_secs(4), "drain waited for its deadline");
     assert_eq!(pair.server.app.open.load(Ordering::Relaxed), 0);
 }
+
+#[tokio::test]
+async fn ipv6_is_like_ipv4() {
+    let localhost = std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST);
+    for wire in [Wire::Native, Wire::Hbone] {
+        let app = App::relaying_to(echo_app().await);
+        let pair = Pair::new(wire, app.clone()).await;
+        let listener = TcpListener::bind((localhost, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let transport = pair.server_node.transport.clone();
+        tokio::spawn(async move {
+            let inbound = fairlead_proxy::transport::Inbound {
+                wire,
+                identity: crate::support::id("server"),
+                pod_ips: [localhost].into(),
+            };
+            let (tcp, _) = listener.accept().await.unwrap();
+            transport.serve(tcp, &inbound, app).await
+        });
+        let target = crate::support::target(
+            wire,
+            crate::support::id("client"),
+            addr,
+            &[crate::support::id("server")],
+        );
+        let client = ClientAddr(std::net::SocketAddr::new(localhost, 4321));
+        let meta = StreamMeta { client, baggage: None, service: None };
+        let mut tunnel =
+            within("tunnel", pair.client.transport.tunnel(&target, &meta)).await.unwrap();
+        tunnel.write_all(b"word").await.unwrap();
+        within("echo", tunnel.read_exact(&mut [0; 4])).await.unwrap();
+        let seen = pair.server.app.seen.lock().unwrap()[0].clone();
+        assert_eq!((seen.client, seen.dst.0), (client, addr), "{wire:?}");
+    }
+}

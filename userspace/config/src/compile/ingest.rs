@@ -59,8 +59,15 @@ impl Compiler {
                 }
                 self.set_problems(Origin::Object(key.clone()), problems, dirty);
                 for pattern in self.rules.update(key, rule, &domain) {
-                    let hosts = self.services.hosts().filter(|host| pattern.matches(host));
-                    dirty.clusters.extend(hosts.cloned());
+                    match pattern {
+                        HostPattern::Exact(host) => {
+                            dirty.clusters.insert(host);
+                        }
+                        HostPattern::Wildcard(_) => {
+                            let hosts = self.services.hosts().filter(|host| pattern.matches(host));
+                            dirty.clusters.extend(hosts.cloned());
+                        }
+                    }
                 }
             }
             (Kind::AuthorizationPolicy, object) => {

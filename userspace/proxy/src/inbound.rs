@@ -512,3 +512,9 @@ async fn opening_of(
         }
     }
 }
+
+/// What a connection costs while it is carried, in the task that carries it.
+#[cfg(test)]
+pub(crate) fn future_size(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) -> usize {
+    std::mem::size_of_val(&serve(shared, pod, tcp))
+}

@@ -177,6 +177,7 @@ async fn connect(
     service: Option<&str>,
     report: &mut TcpReport,
 ) -> Result<(Upstream, Chosen), Failure> {
+    outgoing.caller.warm(snapshot, choice);
     let mut tried: Vec<usize> = Vec::new();
     let mut last = None;
     for _ in 0..CONNECT_ATTEMPTS.min(choice.len()) {

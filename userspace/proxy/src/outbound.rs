@@ -181,3 +181,14 @@ async fn http(
     // Boxed, so that a connection of bytes does not carry the room that HTTP needs.
     Box::pin(server::serve_outbound(outgoing, io, http2, entry)).await;
 }
+
+/// What a connection costs while it is carried, in the task that carries it.
+#[cfg(test)]
+pub(crate) fn future_size(
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+) -> usize {
+    std::mem::size_of_val(&serve(shared, pod, tcp, peer))
+}

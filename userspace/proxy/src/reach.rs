@@ -31,6 +31,9 @@ pub(crate) const HBONE_PORT: u16 = 15008;
 /// Endpoints that one connection or request tries at most, where each refuses to be connected.
 pub(crate) const CONNECT_ATTEMPTS: usize = 5;
 
+/// Endpoints of a cluster that sessions are opened to ahead of their use.
+const WARMED: usize = 16;
+
 /// A pod of this node that wants to reach something, on behalf of one connection.
 #[derive(Clone)]
 pub(crate) struct Caller {
@@ -230,12 +233,37 @@ impl Caller {
         choice: &Choice,
         chosen: &Chosen,
     ) -> Result<Way, Failure> {
-        let tls = choice.tls();
+        self.way_to(snapshot, choice.tls(), chosen.addr, chosen.workload.as_ref())
+    }
+
+    /// Opens sessions to the endpoints of a cluster when a pod first uses it, so that later
+    /// connections find them open.
+    pub(crate) fn warm(&self, snapshot: &Snapshot, choice: &Choice) {
+        let Choice::Cluster(cluster) = choice else { return };
+        if cluster.endpoints.len() < 2 || !self.pod.first_use(cluster.id) {
+            return;
+        }
+        for endpoint in cluster.endpoints.iter().take(WARMED) {
+            let way =
+                self.way_to(snapshot, choice.tls(), endpoint.addr, endpoint.workload.as_ref());
+            if let Ok(Way::Mesh(target)) = way {
+                self.shared.transport.warm(&target);
+            }
+        }
+    }
+
+    fn way_to(
+        &self,
+        snapshot: &Snapshot,
+        tls: &UpstreamTls,
+        addr: SocketAddr,
+        workload: Option<&Arc<Workload>>,
+    ) -> Result<Way, Failure> {
         if let UpstreamTls::Refused { reason } = tls {
             return Err(Failure::new(Refusal::NoRoute, &**reason, false));
         }
-        let Some(workload) = chosen.workload.as_ref() else {
-            return plain(tls, chosen.addr);
+        let Some(workload) = workload else {
+            return plain(tls, addr);
         };
         let expected = |identity: &SpiffeId| match tls {
             UpstreamTls::Mutual { sans } if !sans.is_empty() => sans.contains(identity),
@@ -260,8 +288,8 @@ impl Caller {
             };
         }
         let (wire, connect_to) = match workload.wire {
-            PeerWire::Native => (Wire::Native, chosen.addr),
-            PeerWire::Hbone => (Wire::Hbone, SocketAddr::new(chosen.addr.ip(), HBONE_PORT)),
+            PeerWire::Native => (Wire::Native, addr),
+            PeerWire::Hbone => (Wire::Hbone, SocketAddr::new(addr.ip(), HBONE_PORT)),
             PeerWire::Plain if workload.enrolled => {
                 return Err(Failure::new(
                     Refusal::IdentityError,
@@ -269,7 +297,7 @@ impl Caller {
                     true,
                 ));
             }
-            PeerWire::Plain => return plain(tls, chosen.addr),
+            PeerWire::Plain => return plain(tls, addr),
         };
         let expect: Arc<[SpiffeId]> = match tls {
             UpstreamTls::Mutual { sans } if !sans.is_empty() => sans.iter().cloned().collect(),
@@ -280,7 +308,7 @@ impl Caller {
             Arc::clone(&self.pod.port),
             self.workload.identity.clone(),
             connect_to,
-            chosen.addr,
+            addr,
             expect,
         )))
     }

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use fairlead_config::SnapshotHandle;
 use fairlead_config::model::{LocalPod, Snapshot, Workload};
+use fairlead_policy::route::ClusterId;
 use fairlead_telemetry::{Counter, Telemetry};
 use fairlead_types::{PodPort, Refusal, WorkloadId};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::dataplane::Settings;
@@ -22,6 +23,9 @@ use crate::transport::Transport;
 /// Addresses that are remembered as server-first at most; beyond it the memory starts anew.
 const SERVER_FIRST_MAX: usize = 4096;
 
+/// Clusters that are remembered as used by a pod; beyond it the memory starts anew.
+const USED_MAX: usize = 4096;
+
 /// One pod of this node.
 pub(crate) struct Pod {
     pub(crate) id: WorkloadId,
@@ -32,6 +36,8 @@ pub(crate) struct Pod {
     /// the pod to elsewhere.
     pub(crate) pool: Pool,
     connections: AtomicUsize,
+    /// Clusters that the pod has used.
+    used: Mutex<HashSet<ClusterId>>,
     /// `true` ends the accept loops.
     pub(crate) stop: watch::Sender<bool>,
 }
@@ -44,8 +50,18 @@ impl Pod {
             port,
             pool: Pool::default(),
             connections: AtomicUsize::new(0),
+            used: Mutex::default(),
             stop: watch::Sender::new(false),
         }
+    }
+
+    /// Whether the pod has not used a cluster before, as far as is remembered.
+    pub(crate) fn first_use(&self, cluster: ClusterId) -> bool {
+        let mut used = self.used.lock();
+        if used.len() >= USED_MAX {
+            used.clear();
+        }
+        used.insert(cluster)
     }
 
     /// The pod as `snapshot` describes it, else as it was described when it was added.

@@ -37,6 +37,7 @@ pub(super) async fn forward(
 ) -> Result<Response<Body>, LocalReply> {
     let retry =
         plan.filters().and_then(|f| f.retry.as_ref()).unwrap_or(&snapshot.mesh.default_retry);
+    outgoing.caller.warm(snapshot, &plan.choice);
     let mut source = Source::new(parts, body, retry, exchange);
     let mut tried: Vec<usize> = Vec::new();
     let mut attempt = 1;

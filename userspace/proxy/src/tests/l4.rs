@@ -248,3 +248,17 @@ async fn bounds_and_drain() {
     assert!(soon(held.read(&mut [0])).await.is_err());
     assert!(client.connect(vip).await.is_err(), "nobody accepts any more");
 }
+
+#[tokio::test]
+async fn a_connection_of_bytes_is_small() {
+    let mut world = World::new(1);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let shared = &world.nodes[0].plane.shared;
+    let pod = shared.pod(&client.workload.id).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let connect = || async { TcpStream::connect(addr).await.unwrap() };
+    let outbound = crate::outbound::future_size(shared.clone(), pod.clone(), connect().await, addr);
+    let inbound = crate::inbound::future_size(shared.clone(), pod, connect().await);
+    assert!(outbound < 8192 && inbound < 8192, "{outbound} {inbound}");
+}

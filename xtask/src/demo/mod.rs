@@ -7,6 +7,7 @@ mod trouble;
 mod trust;
 mod world;
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -34,6 +35,9 @@ pub(crate) struct Args {
     /// Only this step, after what it needs
     #[arg(long, value_name = "NAME")]
     step: Option<String>,
+    /// Profile of the daemon
+    #[arg(long, default_value = "release")]
+    profile: String,
     /// Print the names of the steps
     #[arg(long)]
     list: bool,
@@ -112,8 +116,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tools::require_root("the demo")?;
     tools::require(tools::NETWORK)?;
     tools::require(tools::NETFILTER)?;
-    test::build("release")?;
-    process::use_binaries_of(&crate::workspace::profile_dir("release"));
+    test::build(&args.profile)?;
+    let bin = crate::workspace::profile_dir(&args.profile);
+    process::use_binaries_of(&bin);
     let _sweeper = Sweeper::start()?;
     let mut world = World::build().context("building the world of the demo")?;
     let mut story = Story::new();
@@ -123,7 +128,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     let told = tell(&wanted, &mut world, &mut story);
     match (&told, args.keep) {
-        (_, true) => keep(world),
+        (_, true) => keep(world, &bin),
         (Ok(()), false) => {}
         (Err(_), false) => {
             for node in 0..2 {
@@ -148,11 +153,11 @@ fn tell(steps: &[&Step], world: &mut World, story: &mut Story) -> Result<()> {
     Ok(())
 }
 
-fn keep(mut world: World) {
+fn keep(mut world: World, bin: &Path) {
     let id = world.mesh.id().to_owned();
     world.mesh.keep();
     let config = world.mesh.node(0).config();
-    let apps = crate::workspace::profile_dir("release").join("fairlead-apps");
+    let apps = bin.join("fairlead-apps");
     println!(
         "\nIt is still running. Things to try:
   a request      ip netns exec {id}-bookinfo-visitor env FAIRLEAD_APPS_HOSTS={dir}/hosts \\

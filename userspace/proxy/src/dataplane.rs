@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fairlead_config::model::{LocalPod, MtlsMode, Snapshot};
+use fairlead_config::model::LocalPod;
 use fairlead_config::{SnapshotHandle, Subscription};
 use fairlead_telemetry::Telemetry;
 use fairlead_types::{PodSockets, WorkloadId};
@@ -181,28 +181,15 @@ async fn follow_policy(shared: Arc<Shared>, changed: Arc<Notify>) {
         tokio::time::sleep(SETTLE).await;
         let snapshot = shared.snapshots.load();
         shared.live.each(|live| {
-            if let Some((workload, facts)) = live.guarded()
-                && let Some(reason) = refused_now(&snapshot, workload, facts)
-            {
+            let Some(guarded) = live.guarded() else { return };
+            let (workload, facts) = (&guarded.workload, &guarded.facts);
+            if let Err(refused) = reach::still_admitted(&snapshot, workload, facts) {
+                let reason = refused.reason;
                 tracing::info!(%workload, client = %facts.source, reason, "connection cut");
                 live.cut(Cut::Policy(reason.into()));
             }
         });
     }
-}
-
-fn refused_now(
-    snapshot: &Snapshot,
-    workload: &WorkloadId,
-    facts: &crate::live::Facts,
-) -> Option<String> {
-    // A pod that left the mesh has no policy to ask; its connections go on (issue 2: joining and
-    // leaving disturb nothing).
-    let inbound = snapshot.inbound.get(workload)?;
-    if facts.peer.is_none() && inbound.mtls(facts.destination.port()) == MtlsMode::Strict {
-        return Some(format!("port {} takes mTLS only (STRICT)", facts.destination.port()));
-    }
-    reach::authorize(inbound, facts).err().map(|failure| failure.reason)
 }
 
 async fn sweep(shared: Arc<Shared>) {

@@ -325,7 +325,10 @@ impl Plain {
         report: &mut TcpReport,
     ) -> Result<TcpStream, Verdict> {
         reach::authorize(&self.inbound, &self.facts()).map_err(reach::Failure::verdict)?;
-        report.entry.guard(&self.receiver.pod.id, self.facts());
+        let (shared, pod) = (&self.receiver.shared, &self.receiver.pod.id);
+        shared
+            .guard(&report.entry, snapshot, pod, self.facts())
+            .map_err(reach::Failure::verdict)?;
         report.upstream = Some(self.local);
         let timeout = snapshot.mesh.connect_timeout;
         let client = ClientAddr(self.peer);
@@ -394,7 +397,7 @@ impl InboundHandler for Receiver {
         report.upstream = Some(dst.0);
         let connecting = async {
             reach::authorize(&inbound, &facts)?;
-            report.entry.guard(&self.pod.id, facts);
+            self.shared.guard(&report.entry, &snapshot, &self.pod.id, facts)?;
             reach::deliver(&self.pod, client, dst.0, snapshot.mesh.connect_timeout).await
         };
         let connected = match &mut stage {

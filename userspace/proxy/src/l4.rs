@@ -196,7 +196,10 @@ async fn connect(
             if let Some(inbound) = &local {
                 // A change of policy at the destination cuts what it would not admit any more.
                 let facts = outgoing.caller.facts(chosen.addr);
-                report.entry.guard(&inbound.workload.id, facts);
+                let shared = &outgoing.caller.shared;
+                shared.guard(&report.entry, snapshot, &inbound.workload.id, facts)?;
+            } else {
+                report.entry.unguard();
             }
             let timeout = choice.connect_timeout();
             tokio::select! {
@@ -325,25 +328,31 @@ pub(crate) async fn relay(
 
 /// The same between an application's socket and a tunnel. `inbound`: the tunnel is the client.
 pub(crate) async fn relay_tunnel(
-    tcp: TcpStream,
+    mut tcp: TcpStream,
     tunnel: transport::Tunnel,
     first: Bytes,
     entry: &Entry,
     inbound: bool,
 ) -> Verdict {
-    let carried = transport::relay(tcp, first, tunnel, &entry.tunnelled);
-    tokio::select! {
-        end = carried => match (end.end, inbound) {
-            (transport::End::Finished, _) => ended(End::Finished),
-            (transport::End::Tcp(e), false) => ended(End::Client(e)),
-            (transport::End::Tcp(e), true) => ended(End::Upstream(e)),
-            (transport::End::Tunnel(e), false) => ended(End::Upstream(io::Error::other(e))),
-            (transport::End::Tunnel(e), true) => ended(End::Client(io::Error::other(e))),
-        },
-        // Dropping the relay resets the tunnel and closes the socket.
-        cut = entry.until_cut() => {
-            Verdict { reason: Some(cut.to_string().into()), ..Verdict::default() }
+    let cut = {
+        let carried = transport::relay_on(&mut tcp, first, tunnel, &entry.tunnelled);
+        tokio::select! {
+            end = carried => return tunnel_ended(end.end, inbound),
+            // Dropping the relay resets the tunnel.
+            cut = entry.until_cut() => cut,
         }
+    };
+    sock::reset(tcp);
+    Verdict { reason: Some(cut.to_string().into()), ..Verdict::default() }
+}
+
+fn tunnel_ended(end: transport::End, inbound: bool) -> Verdict {
+    match (end, inbound) {
+        (transport::End::Finished, _) => ended(End::Finished),
+        (transport::End::Tcp(e), false) => ended(End::Client(e)),
+        (transport::End::Tcp(e), true) => ended(End::Upstream(e)),
+        (transport::End::Tunnel(e), false) => ended(End::Upstream(io::Error::other(e))),
+        (transport::End::Tunnel(e), true) => ended(End::Client(io::Error::other(e))),
     }
 }
 

@@ -52,6 +52,12 @@ pub(crate) struct Facts {
     pub(crate) destination: SocketAddr,
 }
 
+/// Whose policy admitted a connection, and by what.
+pub(crate) struct Guarded {
+    pub(crate) workload: WorkloadId,
+    pub(crate) facts: Facts,
+}
+
 /// A connection, as the admin API shows it.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
@@ -96,7 +102,7 @@ pub(crate) struct Live {
     series: OnceLock<TcpConnection>,
     state: Mutex<(State, Option<SocketAddr>)>,
     /// Where a change of policy has to be asked again: the destination's workload.
-    guarded: OnceLock<(WorkloadId, Facts)>,
+    guarded: Mutex<Option<Arc<Guarded>>>,
     cut: OnceLock<Cut>,
     waker: AtomicWaker,
 }
@@ -155,13 +161,19 @@ impl Live {
         series.sent(news(&self.published.received, received));
     }
 
-    /// From here on a change of policy at the destination is asked again with these facts.
+    /// From here on a change of policy at the destination is asked again with these facts. See
+    /// [`crate::state::Shared::guard`], which leaves no gap.
     pub(crate) fn guard(&self, workload: &WorkloadId, facts: Facts) {
-        let _ = self.guarded.set((workload.clone(), facts));
+        *self.guarded.lock() = Some(Arc::new(Guarded { workload: workload.clone(), facts }));
     }
 
-    pub(crate) fn guarded(&self) -> Option<&(WorkloadId, Facts)> {
-        self.guarded.get()
+    /// The destination turned out to be none of this node's.
+    pub(crate) fn unguard(&self) {
+        *self.guarded.lock() = None;
+    }
+
+    pub(crate) fn guarded(&self) -> Option<Arc<Guarded>> {
+        self.guarded.lock().clone()
     }
 
     /// Ends the connection: whoever carries it sees it at [`Live::poll_cut`].
@@ -271,7 +283,7 @@ impl Registry {
             published: Transferred::default(),
             series: OnceLock::new(),
             state: Mutex::new((State::Opening, None)),
-            guarded: OnceLock::new(),
+            guarded: Mutex::default(),
             cut: OnceLock::new(),
             waker: AtomicWaker::new(),
         });

@@ -10,12 +10,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fairlead_config::model::{
-    Cluster, Endpoint, Inbound, PeerWire, Snapshot, UpstreamTls, Workload,
+    Cluster, Endpoint, Inbound, MtlsMode, PeerWire, Snapshot, UpstreamTls, Workload,
 };
 use fairlead_policy::ConnView;
 use fairlead_policy::authz::Verdict as Authorization;
 use fairlead_policy::balance::{self, LoadGuard};
-use fairlead_types::{ClientAddr, Refusal, ResponseFlags, SpiffeId};
+use fairlead_types::{ClientAddr, Refusal, ResponseFlags, SpiffeId, WorkloadId};
 use http::HeaderValue;
 use tokio::net::TcpStream;
 
@@ -387,6 +387,22 @@ pub(crate) fn authorize(inbound: &Inbound, facts: &Facts) -> Result<(), Failure>
         Authorization::Allow => Ok(()),
         Authorization::Deny(reason) => Err(Failure::new(Refusal::Deny, reason.to_string(), false)),
     }
+}
+
+/// Asks the destination's policy about a connection that exists. A pod that has left the mesh has
+/// none to ask: joining and leaving disturb no connection.
+pub(crate) fn still_admitted(
+    snapshot: &Snapshot,
+    workload: &WorkloadId,
+    facts: &Facts,
+) -> Result<(), Failure> {
+    let Some(inbound) = snapshot.inbound.get(workload) else { return Ok(()) };
+    let port = facts.destination.port();
+    if facts.peer.is_none() && inbound.mtls(port) == MtlsMode::Strict {
+        let reason = format!("port {port} takes mTLS only (STRICT)");
+        return Err(Failure::new(Refusal::NetworkPolicy, reason, false));
+    }
+    authorize(inbound, facts)
 }
 
 /// Connects to the application of a pod, which sees `client` as its peer.

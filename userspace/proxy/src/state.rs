@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use crate::dataplane::Settings;
 use crate::http::pool::Pool;
 use crate::labels::LabelCache;
-use crate::live::Registry;
+use crate::live::{Facts, Live, Registry};
+use crate::reach::{self, Failure};
 use crate::transport::Transport;
 
 /// Addresses that are remembered as server-first at most; beyond it the memory starts anew.
@@ -197,6 +198,24 @@ impl Shared {
             return Err(Refusal::Overload);
         }
         Ok(admission)
+    }
+
+    /// From here on a change of policy is asked again about a connection to a pod of this node,
+    /// which `snapshot` has admitted. One that came between is asked at once.
+    pub(crate) fn guard(
+        &self,
+        live: &Live,
+        snapshot: &Snapshot,
+        workload: &WorkloadId,
+        facts: Facts,
+    ) -> Result<(), Failure> {
+        live.guard(workload, facts.clone());
+        self.snapshots.with(|now| {
+            if now.version == snapshot.version {
+                return Ok(());
+            }
+            reach::still_admitted(now, workload, &facts)
+        })
     }
 
     /// Whether the server behind `addr` was seen to speak first.

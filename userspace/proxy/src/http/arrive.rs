@@ -81,8 +81,14 @@ impl Arrival {
                 (Err(reply), _) => exchange.local(&reply),
                 (Ok(request), Some(downstream)) => {
                     let downstream = upgrade::Downstream::Http(downstream);
-                    return upgrade::to_application(self, inbound, request, downstream, exchange)
-                        .await;
+                    return upgrade::to_application(
+                        self,
+                        (&snapshot, inbound),
+                        request,
+                        downstream,
+                        exchange,
+                    )
+                    .await;
                 }
                 (Ok(request), None) => {
                     self.deliver(&snapshot, inbound, request, &mut exchange).await
@@ -112,7 +118,14 @@ impl Arrival {
         match admitted {
             Ok((inbound, request)) => {
                 let downstream = upgrade::Downstream::Stream(offer);
-                let _ = upgrade::to_application(self, inbound, request, downstream, exchange).await;
+                let _ = upgrade::to_application(
+                    self,
+                    (&snapshot, inbound),
+                    request,
+                    downstream,
+                    exchange,
+                )
+                .await;
             }
             Err(reply) => {
                 let response = exchange.local(&reply);

@@ -22,6 +22,7 @@ use crate::labels::{self, Sides};
 use crate::live::{Facts, Live};
 use crate::outbound::Outgoing;
 use crate::reach::{self, Way};
+use crate::state::Shared;
 use crate::transport::{Tunnel, UpgradeOffer, UpgradeOutcome, Wire};
 
 /// Buffer of each direction after the switch.
@@ -89,7 +90,7 @@ async fn reach_out(
             let facts = caller.facts(addr);
             arrive::authorize(&inbound, &facts, &request)?;
             arrive::identify(&inbound, &facts, &mut request);
-            guard(&inbound, &facts, live);
+            guard(&caller.shared, snapshot, &inbound, &facts, live)?;
             let io = reach::deliver(&pod, caller.client_for(addr), addr, timeout).await;
             over_http1(io.map_err(|f| TryError::from(f).reply)?, request).await
         }
@@ -121,25 +122,35 @@ async fn reach_out(
 
 /// What was switched is asked about again when policy changes, where policy does not depend on
 /// the request that is over.
-pub(super) fn guard(inbound: &Inbound, facts: &Facts, live: &Live) {
-    if !inbound.authz.needs_http(facts.destination.port()) {
-        live.guard(&inbound.workload.id, facts.clone());
+fn guard(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    inbound: &Inbound,
+    facts: &Facts,
+    live: &Live,
+) -> Result<(), LocalReply> {
+    if inbound.authz.needs_http(facts.destination.port()) {
+        return Ok(());
     }
+    shared
+        .guard(live, snapshot, &inbound.workload.id, facts.clone())
+        .map_err(|failure| TryError::from(failure).reply)
 }
 
 /// A request that was admitted at the pod that it is for.
 pub(super) async fn to_application(
     arrival: &Arrival,
-    inbound: &Inbound,
+    (snapshot, inbound): (&Snapshot, &Inbound),
     request: Request<Body>,
     downstream: Downstream,
     mut exchange: Box<Exchange>,
 ) -> Response<Reported> {
-    if let Downstream::Http(switch) = &downstream {
-        guard(inbound, &arrival.facts, switch.live());
-    }
-    let timeout: Duration = arrival.receiver.shared.snapshots.with(|s| s.mesh.connect_timeout);
+    let shared = &arrival.receiver.shared;
     let reached = async {
+        if let Downstream::Http(switch) = &downstream {
+            guard(shared, snapshot, inbound, &arrival.facts, switch.live())?;
+        }
+        let timeout: Duration = snapshot.mesh.connect_timeout;
         let to = arrival.dst.0;
         let io = reach::deliver(&arrival.receiver.pod, arrival.client, to, timeout)
             .await

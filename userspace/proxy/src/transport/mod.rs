@@ -37,6 +37,7 @@ pub use inbound::{Inbound, InboundHandler, InboundStream, Peer, TunnelOffer, Upg
 pub use meta::{StreamMeta, baggage};
 pub use outbound::{Transport, UpgradeOutcome};
 pub use pool::SessionInfo;
+pub(crate) use relay::relay_on;
 pub use relay::{End, RelayCounters, RelayEnd, relay};
 pub use stream::{StreamBody, Tunnel};
 

@@ -70,6 +70,17 @@ pub enum End {
 pub async fn relay(
     mut tcp: TcpStream,
     first: Bytes,
+    tunnel: Tunnel,
+    counters: &RelayCounters,
+) -> RelayEnd {
+    relay_on(&mut tcp, first, tunnel, counters).await
+}
+
+/// The same on a socket that the caller keeps: when it gives up, dropping the future resets the
+/// tunnel, and what becomes of the socket is its own to say.
+pub(crate) async fn relay_on(
+    tcp: &mut TcpStream,
+    first: Bytes,
     mut tunnel: Tunnel,
     counters: &RelayCounters,
 ) -> RelayEnd {

@@ -74,6 +74,7 @@ pub(super) fn join(world: &mut World, story: &mut Story) -> Result<()> {
     ])?;
     std::thread::sleep(std::time::Duration::from_millis(300));
     let before = world.mesh.metrics()?;
+    let capture = world.mesh.capture()?;
     let start = Instant::now();
     world.join()?;
     let took = start.elapsed();
@@ -92,6 +93,7 @@ pub(super) fn join(world: &mut World, story: &mut Story) -> Result<()> {
     let mtls = [("reporter", "destination"), ("connection_security_policy", "mutual_tls")];
     let sealed = world.mesh.counted(&before, "istio_requests_total", &mtls, 1.0)?;
     story.promise(sealed >= 1.0, &format!("{sealed} of them arrived under mutual TLS"))?;
+    hello(&capture.stop()?, story)?;
     old.wait(std::time::Duration::from_secs(10))?;
     let told = fairlead_tests::client::last_json(&old.output())?;
     let answers = told["received"].as_str().unwrap_or_default().matches("OK ").count();
@@ -129,7 +131,6 @@ pub(super) fn wire(world: &mut World, story: &mut Story) -> Result<()> {
     story.promise(bytes > 0, &format!("{bytes} bytes between the pods crossed the wire, every one inside TLS; the user's name is nowhere"))?;
     story
         .say(&format!("TLS sessions opened for all that: {sessions}; many connections share one."));
-    hello(&wire, story)?;
     no_netfilter(world, story)?;
     let entry = world.mesh.logged(1, "details", |e| e.mentions("/details/0"))?;
     let peer = entry.0.to_string();
@@ -145,10 +146,7 @@ pub(super) fn wire(world: &mut World, story: &mut Story) -> Result<()> {
 
 fn hello(wire: &Captured, story: &mut Story) -> Result<()> {
     let hellos: Vec<_> = wire.flows.iter().filter_map(|f| tls::hello(&f.bytes)).collect();
-    let Some(client) = hellos.iter().find(|h| !h.server) else {
-        story.say("(No session was opened during this step: those from before were used.)");
-        return Ok(());
-    };
+    let client = hellos.iter().find(|h| !h.server).context("no TLS handshake was seen")?;
     story.promise(client.versions == [tls::TLS13], "TLS 1.3, nothing older is offered")?;
     story.promise(
         client.shares.contains(&tls::X25519MLKEM768),
@@ -191,6 +189,7 @@ pub(super) fn strict(world: &mut World, story: &mut Story) -> Result<()> {
 /// The reason of an access log line.
 pub(super) fn why(entry: &fairlead_tests::Entry) -> String {
     for field in [
+        "reason",
         "connection_termination_details",
         "response_code_details",
         "upstream_transport_failure_reason",

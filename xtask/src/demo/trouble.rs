@@ -21,7 +21,6 @@ spec:
   - route:
     - destination: {host: reviews, subset: v1}
       weight: eighty
-    timeuot: 1s
 ";
 
 /// A broken YAML.
@@ -32,17 +31,25 @@ pub(super) fn broken(world: &mut World, story: &mut Story) -> Result<()> {
     for node in 0..2 {
         std::fs::write(world.mesh.node(node).config().join("reviews-v3.yaml"), BROKEN)?;
     }
-    let said = eventually("the daemon to complain", Duration::from_secs(3), || {
-        let (_, text) = daemon::get(&world.mesh.node(0).netns, "/problems")?;
-        Ok(text.contains("reviews-v3.yaml").then_some(text))
+    let netns = &world.mesh.node(0).netns;
+    let problems = eventually("the daemon to complain", Duration::from_secs(3), || {
+        let told = daemon::json(netns, "/problems")?;
+        let problems = told["problems"].as_array().cloned().unwrap_or_default();
+        Ok((!problems.is_empty()).then_some(problems))
     })?;
-    let lines: Vec<&str> = said.lines().filter(|l| l.contains("weight")).collect();
+    let field = |name: &str| {
+        problems.iter().any(|p| p["field"].as_str().is_some_and(|f| f.ends_with(name)))
+    };
     story.promise(
-        !lines.is_empty(),
+        field("weight"),
         "the daemon says which file, which object, which field, and what is allowed:",
     )?;
-    for line in lines.iter().take(3) {
-        story.say(&format!("    {}", line.trim()));
+    for problem in problems {
+        let text = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
+        let file = text("file");
+        let file = file.rsplit('/').next().unwrap_or_default();
+        let (object, field, message) = (text("object"), text("field"), text("message"));
+        story.say(&format!("    {file}: {object}: {field}: {message} ({})", text("allowed")));
     }
     let load = world.load("anybody", &["-n", "100"])?;
     story.promise(
@@ -53,8 +60,8 @@ pub(super) fn broken(world: &mut World, story: &mut Story) -> Result<()> {
         std::fs::write(world.mesh.node(node).config().join("reviews-v3.yaml"), &good)?;
     }
     eventually("the complaint to go", Duration::from_secs(3), || {
-        let (_, text) = daemon::get(&world.mesh.node(0).netns, "/problems")?;
-        Ok((!text.contains("weight")).then_some(()))
+        let told = daemon::json(netns, "/problems")?;
+        Ok((told["errors"] == 0).then_some(()))
     })?;
     story.promise(true, "saved again without the mistakes: nothing to complain about")
 }

@@ -254,7 +254,9 @@ impl Plain {
             facts: self.facts(),
             receiver: self.receiver,
         };
-        Box::pin(server::serve_inbound(arrival, io, http2, &report.entry)).await;
+        let served = server::serve_inbound(arrival, io, http2, &report.entry);
+        let broken = Box::pin(served).await;
+        report.broke_protocol(broken);
     }
 
     /// The client is silent: its server may speak first. A mesh client that was merely slow is
@@ -390,7 +392,9 @@ impl InboundHandler for Receiver {
                 let http2 = opening == Opening::Http2;
                 let io = Prefixed::new(first.freeze(), tunnel);
                 let arrival = arrive::Arrival { receiver: self.clone(), client, dst, facts };
-                return Box::pin(server::serve_inbound(arrival, io, http2, &report.entry)).await;
+                let served = server::serve_inbound(arrival, io, http2, &report.entry);
+                let broken = Box::pin(served).await;
+                return report.broke_protocol(broken);
             }
             stage = Stage::Accepted(tunnel);
         }

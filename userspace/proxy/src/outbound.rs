@@ -179,7 +179,8 @@ async fn http(
     let entry: &Entry = &report.entry;
     let io = Prefixed::new(first.freeze(), tcp);
     // Boxed, so that a connection of bytes does not carry the room that HTTP needs.
-    Box::pin(server::serve_outbound(outgoing, io, http2, entry)).await;
+    let broken = Box::pin(server::serve_outbound(outgoing, io, http2, entry)).await;
+    report.broke_protocol(broken);
 }
 
 /// What a connection costs while it is carried, in the task that carries it.

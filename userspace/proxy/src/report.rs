@@ -100,6 +100,20 @@ impl TcpReport {
     }
 }
 
+impl TcpReport {
+    /// HTTP took over and ended because the client broke the protocol, of which no request tells.
+    pub(crate) fn broke_protocol(&mut self, broken: Option<String>) {
+        let Some(reason) = broken else { return };
+        self.silent = false;
+        self.verdict = Verdict {
+            flags: ResponseFlags::DownstreamProtocolError,
+            reason: Some(reason.into()),
+            details: Some("codec_error".into()),
+            refusal: None,
+        };
+    }
+}
+
 impl Drop for TcpReport {
     fn drop(&mut self) {
         if self.silent {

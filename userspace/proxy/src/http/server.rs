@@ -1,6 +1,7 @@
 //! Downstream HTTP connections: limits, the version, draining.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,23 +43,29 @@ const WINDOWS: (u32, u32) = (256 * 1024, 4 * 1024 * 1024);
 /// What a stream may have buffered for sending.
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// Serves a connection that a pod of this node began.
+/// Serves a connection that a pod of this node began. What it returns is for the log: how the
+/// client broke the protocol.
 pub(crate) async fn serve_outbound(
     outgoing: Outgoing,
     io: Prefixed<TcpStream>,
     http2: bool,
     entry: &Entry,
-) {
+) -> Option<String> {
     let draining = outgoing.caller.shared.draining.subscribe();
     let outgoing = Arc::new(outgoing);
     serve(io, http2, entry, draining, move |request, switch| {
         service::outbound(Arc::clone(&outgoing), request, switch)
     })
-    .await;
+    .await
 }
 
-/// Serves a connection to a pod of this node.
-pub(crate) async fn serve_inbound<T>(arrival: Arrival, io: Prefixed<T>, http2: bool, entry: &Entry)
+/// Serves a connection to a pod of this node, likewise.
+pub(crate) async fn serve_inbound<T>(
+    arrival: Arrival,
+    io: Prefixed<T>,
+    http2: bool,
+    entry: &Entry,
+) -> Option<String>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -68,7 +75,7 @@ where
         let arrival = Arc::clone(&arrival);
         async move { arrival.serve(request, switch).await }
     })
-    .await;
+    .await
 }
 
 async fn serve<T, F, R>(
@@ -77,7 +84,8 @@ async fn serve<T, F, R>(
     entry: &Entry,
     mut draining: watch::Receiver<bool>,
     handle: F,
-) where
+) -> Option<String>
+where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Body>, Option<Switch>) -> R + Send + 'static,
     R: Future<Output = Response<Reported>> + Send + 'static,
@@ -149,15 +157,31 @@ async fn serve<T, F, R>(
             _ = cut => Ok(()),
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "downstream HTTP connection ended");
-    }
+    let broken = result.err().and_then(|error| broken_protocol(&error));
     // What switched protocols belongs to the connection: its place is taken until that has ended.
     let mut left = std::mem::take(&mut *switched.0.lock());
     tokio::select! {
         () = async { while left.join_next().await.is_some() {} } => {}
         _ = entry.until_cut() => {}
     }
+    broken
+}
+
+/// In words, when the client broke the protocol: hyper has refused it, and no request tells of it.
+fn broken_protocol(error: &hyper::Error) -> Option<String> {
+    let mut text = error.to_string();
+    let mut broken = error.is_parse();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        broken |= inner
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::TimedOut);
+        broken |= inner.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_library);
+        source = inner.source();
+    }
+    tracing::debug!(error = text, "downstream HTTP connection ended");
+    broken.then(|| format!("the client broke the protocol: {text}"))
 }
 
 /// What a connection carries after requests that switched protocols. Dropped, it ends.

@@ -81,7 +81,10 @@ async fn oversized_and_slow_headers() {
     idle.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert!(response(&mut idle).await.0.starts_with("HTTP/1.1 200"));
     drop(idle);
-    drop(world);
+    let log = world.nodes[0].log(6).await;
+    let flags: Vec<_> = log.iter().map(|l| l["response_flags"].as_str().unwrap()).collect();
+    assert_eq!(flags, ["DPE", "DPE", "DPE", "-", "DPE", "-"]);
+    assert!(log[4].to_string().contains("request header timeout"), "{}", log[4]);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::harness::{World, policy, soon};
-use super::http1::{app, raw, response};
+use super::http1::{app, raw, response, switching};
 use super::l4::{ask, echo};
 
 const CLIENT: &str = "cluster.local/ns/default/sa/client";
@@ -112,4 +112,27 @@ async fn an_enrolled_pod_that_is_not_captured_is_not_reached() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let log = world.nodes[0].log(1).await;
     assert!(log[0].to_string().contains("not captured yet"), "{}", log[0]);
+}
+
+#[tokio::test]
+async fn what_switched_protocols_is_listed_and_cut() {
+    let mut world = World::new(1);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let server = world.pod(0, "server", PeerWire::Native).await;
+    let addr = world.listen(&server, switching).await;
+    let (vip, _) = world.service("ws", AppProtocol::Http, &[(&server, addr)]);
+    world.publish().await;
+    let mut stream = client.connect(vip).await.unwrap();
+    let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.write_all(upgrade.as_bytes()).await.unwrap();
+    assert!(response(&mut stream).await.0.starts_with("HTTP/1.1 101"));
+    stream.write_all(b"ping").await.unwrap();
+    let mut got = [0; 4];
+    soon(stream.read_exact(&mut got)).await.unwrap();
+    assert_eq!(world.nodes[0].plane.connections().len(), 1);
+    world.authz(&server, vec![policy(Action::Deny, &[CLIENT], &[])]);
+    world.publish().await;
+    let ended = soon(stream.read(&mut got)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert_eq!(world.nodes[0].log(1).await[0]["response_code"], 101);
 }

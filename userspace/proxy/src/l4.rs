@@ -11,12 +11,13 @@ use fairlead_types::{Refusal, ResponseFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::choice::{Choice, Chosen};
 use crate::first::{Opening, read_opening};
 use crate::labels::{self, Sides};
 use crate::live::{Entry, State};
 use crate::outbound::Outgoing;
 use crate::random::random_u32;
-use crate::reach::{CONNECT_ATTEMPTS, Choice, Chosen, Failure, Upstream, Way};
+use crate::reach::{CONNECT_ATTEMPTS, Failure, Upstream, Way};
 use crate::relay::{self, End};
 use crate::report::{TcpReport, Verdict};
 use crate::sock;

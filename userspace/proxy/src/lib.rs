@@ -10,6 +10,7 @@
 
 mod accept;
 pub mod body;
+mod choice;
 mod dataplane;
 pub mod detect;
 mod first;
@@ -19,12 +20,14 @@ mod l4;
 mod labels;
 mod live;
 mod outbound;
+mod plaintext;
 mod random;
 mod reach;
 mod relay;
 mod report;
 mod sock;
 mod state;
+mod streams;
 #[cfg(test)]
 mod tests;
 pub mod transport;

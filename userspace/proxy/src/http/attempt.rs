@@ -17,10 +17,11 @@ use super::local_reply::LocalReply;
 use super::send::{self, Answer, TryError};
 use super::service::Plan;
 use crate::body::Body;
+use crate::choice::{Choice, Chosen};
 use crate::labels::{self, Sides};
 use crate::outbound::Outgoing;
 use crate::random::random_u32;
-use crate::reach::{Choice, Chosen, Way};
+use crate::reach::Way;
 use crate::transport::Wire;
 
 /// Tries of one request altogether, whatever a policy says.

@@ -23,8 +23,8 @@ use super::headers::is_grpc;
 use super::local_reply::LocalReply;
 use super::pool::Lease;
 use crate::body::{Body, BodyError};
+use crate::choice::Chosen;
 use crate::labels::Parties;
-use crate::reach::Chosen;
 use crate::state::Shared;
 
 /// One request.

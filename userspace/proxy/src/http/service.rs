@@ -26,9 +26,9 @@ use super::send;
 use super::server::Switch;
 use super::upgrade;
 use crate::body::Body;
+use crate::choice::Choice;
 use crate::outbound::Outgoing;
 use crate::random::random_u32;
-use crate::reach::Choice;
 
 /// Where a request goes, and what is done to it on the way.
 pub(super) struct Plan<'a> {

@@ -1,0 +1,104 @@
+//! Which endpoint: one of a cluster's, or the address that the application asked for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_config::model::{Cluster, Endpoint, Snapshot, UpstreamTls, Workload};
+use fairlead_policy::balance::{self, LoadGuard};
+
+use crate::random::random;
+
+/// What an endpoint is chosen from.
+#[derive(Clone)]
+pub(crate) enum Choice {
+    /// The endpoints of a cluster.
+    Cluster(Arc<Cluster>),
+    /// The address that the application asked for.
+    Direct {
+        /// The address.
+        addr: SocketAddr,
+        /// Who is there, when it is known.
+        workload: Option<Arc<Workload>>,
+        /// `connectTimeout` of the mesh.
+        connect_timeout: Duration,
+    },
+}
+
+/// An endpoint that was chosen; its load is counted as long as this lives.
+pub(crate) struct Chosen {
+    /// Its index in the cluster, for exclusion by a retry.
+    pub(crate) index: usize,
+    pub(crate) addr: SocketAddr,
+    pub(crate) workload: Option<Arc<Workload>>,
+    _load: Option<LoadGuard>,
+}
+
+impl Choice {
+    /// The choice for `addr` itself.
+    pub(crate) fn direct(snapshot: &Snapshot, addr: SocketAddr) -> Self {
+        Self::Direct {
+            addr,
+            workload: snapshot.workloads.get(&addr.ip()).cloned(),
+            connect_timeout: snapshot.mesh.connect_timeout,
+        }
+    }
+
+    /// The choice for a cluster: itself, or `asked` where its balancer passes that through.
+    pub(crate) fn cluster(snapshot: &Snapshot, cluster: &Arc<Cluster>, asked: SocketAddr) -> Self {
+        if cluster.policy.balancer == balance::LoadBalancer::Passthrough {
+            return Self::direct(snapshot, asked);
+        }
+        Self::Cluster(Arc::clone(cluster))
+    }
+
+    pub(crate) fn as_cluster(&self) -> Option<&Arc<Cluster>> {
+        match self {
+            Self::Cluster(cluster) => Some(cluster),
+            Self::Direct { .. } => None,
+        }
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        match self {
+            Self::Cluster(cluster) => cluster.policy.connect_timeout,
+            Self::Direct { connect_timeout, .. } => *connect_timeout,
+        }
+    }
+
+    pub(crate) fn tls(&self) -> &UpstreamTls {
+        match self {
+            Self::Cluster(cluster) => &cluster.policy.tls,
+            Self::Direct { .. } => &UpstreamTls::Auto,
+        }
+    }
+
+    /// How many different endpoints there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Cluster(cluster) => cluster.endpoints.len(),
+            Self::Direct { .. } => 1,
+        }
+    }
+
+    /// Picks an endpoint, one that is not in `tried` where there is one.
+    pub(crate) fn pick(&self, tried: &[usize]) -> Option<Chosen> {
+        match self {
+            Self::Cluster(cluster) => {
+                let endpoints: &[Arc<Endpoint>] = &cluster.endpoints;
+                let balancer = &cluster.policy.balancer;
+                let index = balance::pick(balancer, &cluster.state, endpoints, tried, random())?;
+                let endpoint = endpoints.get(index)?;
+                Some(Chosen {
+                    index,
+                    addr: endpoint.addr,
+                    workload: endpoint.workload.clone(),
+                    _load: Some(endpoint.load.enter()),
+                })
+            }
+            Self::Direct { addr, workload, .. } => {
+                Some(Chosen { index: 0, addr: *addr, workload: workload.clone(), _load: None })
+            }
+        }
+    }
+}

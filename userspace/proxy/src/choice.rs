@@ -1,6 +1,6 @@
 //! Which endpoint: one of a cluster's, or the address that the application asked for.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::random::random;
 /// What an endpoint is chosen from.
 #[derive(Clone)]
 pub(crate) enum Choice {
-    /// The endpoints of a cluster.
-    Cluster(Arc<Cluster>),
+    /// The endpoints of a cluster, reached in the address family that the application used.
+    Cluster(Arc<Cluster>, Family),
     /// The address that the application asked for.
     Direct {
         /// The address.
@@ -23,6 +23,31 @@ pub(crate) enum Choice {
         /// `connectTimeout` of the mesh.
         connect_timeout: Duration,
     },
+}
+
+/// An address family.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn of(addr: SocketAddr) -> Self {
+        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The endpoint's address in this family, where its pod has one: the server then sees the
+    /// client's address of the same family, as it would without a mesh.
+    pub(crate) fn address(self, endpoint: &Endpoint) -> SocketAddr {
+        let addr = endpoint.addr;
+        if Self::of(addr) == self {
+            return addr;
+        }
+        let same = |ip: &&IpAddr| ip.is_ipv4() == (self == Self::V4);
+        let ip = endpoint.workload.as_ref().and_then(|w| w.ips.iter().find(same));
+        ip.map_or(addr, |ip| SocketAddr::new(*ip, addr.port()))
+    }
 }
 
 /// An endpoint that was chosen; its load is counted as long as this lives.
@@ -49,26 +74,26 @@ impl Choice {
         if cluster.policy.balancer == balance::LoadBalancer::Passthrough {
             return Self::direct(snapshot, asked);
         }
-        Self::Cluster(Arc::clone(cluster))
+        Self::Cluster(Arc::clone(cluster), Family::of(asked))
     }
 
     pub(crate) fn as_cluster(&self) -> Option<&Arc<Cluster>> {
         match self {
-            Self::Cluster(cluster) => Some(cluster),
+            Self::Cluster(cluster, _) => Some(cluster),
             Self::Direct { .. } => None,
         }
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
         match self {
-            Self::Cluster(cluster) => cluster.policy.connect_timeout,
+            Self::Cluster(cluster, _) => cluster.policy.connect_timeout,
             Self::Direct { connect_timeout, .. } => *connect_timeout,
         }
     }
 
     pub(crate) fn tls(&self) -> &UpstreamTls {
         match self {
-            Self::Cluster(cluster) => &cluster.policy.tls,
+            Self::Cluster(cluster, _) => &cluster.policy.tls,
             Self::Direct { .. } => &UpstreamTls::Auto,
         }
     }
@@ -76,7 +101,7 @@ impl Choice {
     /// How many different endpoints there are.
     pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Cluster(cluster) => cluster.endpoints.len(),
+            Self::Cluster(cluster, _) => cluster.endpoints.len(),
             Self::Direct { .. } => 1,
         }
     }
@@ -84,14 +109,14 @@ impl Choice {
     /// Picks an endpoint, one that is not in `tried` where there is one.
     pub(crate) fn pick(&self, tried: &[usize]) -> Option<Chosen> {
         match self {
-            Self::Cluster(cluster) => {
+            Self::Cluster(cluster, family) => {
                 let endpoints: &[Arc<Endpoint>] = &cluster.endpoints;
                 let balancer = &cluster.policy.balancer;
                 let index = balance::pick(balancer, &cluster.state, endpoints, tried, random())?;
                 let endpoint = endpoints.get(index)?;
                 Some(Chosen {
                     index,
-                    addr: endpoint.addr,
+                    addr: family.address(endpoint),
                     workload: endpoint.workload.clone(),
                     _load: Some(endpoint.load.enter()),
                 })

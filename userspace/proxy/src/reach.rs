@@ -142,13 +142,13 @@ impl Caller {
     /// Opens sessions to the endpoints of a cluster when a pod first uses it, so that later
     /// connections find them open.
     pub(crate) fn warm(&self, snapshot: &Snapshot, choice: &Choice) {
-        let Choice::Cluster(cluster) = choice else { return };
+        let Choice::Cluster(cluster, family) = choice else { return };
         if cluster.endpoints.len() < 2 || !self.pod.first_use(cluster.id) {
             return;
         }
         for endpoint in cluster.endpoints.iter().take(WARMED) {
-            let way =
-                self.way_to(snapshot, choice.tls(), endpoint.addr, endpoint.workload.as_ref());
+            let addr = family.address(endpoint);
+            let way = self.way_to(snapshot, choice.tls(), addr, endpoint.workload.as_ref());
             if let Ok(Way::Mesh(target)) = way {
                 self.shared.transport.warm(&target);
             }

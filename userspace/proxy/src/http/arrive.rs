@@ -7,6 +7,7 @@ use fairlead_config::model::{Inbound, Snapshot};
 use fairlead_policy::ConnView;
 use fairlead_policy::authz::Verdict;
 use fairlead_policy::authz::path::Normalization;
+use fairlead_policy::filter::retry::Outcome;
 use fairlead_types::{ClientAddr, OriginalDst};
 use http::{Method, Request, Response};
 
@@ -173,7 +174,14 @@ impl Arrival {
                 send::pass_back(&mut response, false);
                 response
             }
-            Err(error) => exchange.local(&error.reply),
+            Err(error) => {
+                let mut response = exchange.local(&error.reply);
+                if error.outcome == Outcome::ConnectFailure && self.facts.peer.is_some() {
+                    let yes = http::HeaderValue::from_static("1");
+                    response.headers_mut().insert(headers::UNDELIVERED, yes);
+                }
+                response
+            }
         }
     }
 }

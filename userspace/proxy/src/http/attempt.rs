@@ -160,7 +160,7 @@ async fn one(
     }
     let way = caller.way(snapshot, choice, &chosen);
     let declared = match choice {
-        Choice::Cluster(cluster) => cluster.protocol.is_http2(),
+        Choice::Cluster(cluster, _) => cluster.protocol.is_http2(),
         Choice::Direct { workload, .. } => workload.as_ref().is_some_and(|w| {
             snapshot.target_port(&w.id, addr.port()).is_some_and(|p| p.protocol.is_http2())
         }),
@@ -182,7 +182,12 @@ async fn one(
             match target.wire() {
                 Wire::Native => {
                     let request = with_version(request, http2);
-                    let response = caller.shared.transport.request(&target, &meta, request).await?;
+                    let mut response =
+                        caller.shared.transport.request(&target, &meta, request).await?;
+                    // Nothing reached the application: another endpoint may well take it.
+                    if response.headers_mut().remove(headers::UNDELIVERED).is_some() {
+                        return Err(TryError::undelivered(addr));
+                    }
                     Ok(Answer { response, lease: None })
                 }
                 Wire::Hbone => send::tunnelled(caller, &target, &meta, http2, request).await,

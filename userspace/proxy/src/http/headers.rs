@@ -21,6 +21,10 @@ pub(crate) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-at
 /// Milliseconds that the upstream took.
 pub(crate) const SERVICE_TIME: HeaderName =
     HeaderName::from_static("x-envoy-upstream-service-time");
+/// From the destination's node to the source's: the application could not be connected to, so
+/// nothing of the request reached it, and trying another endpoint does no harm. Applications
+/// neither see nor set it.
+pub(crate) const UNDELIVERED: HeaderName = HeaderName::from_static("x-fairlead-undelivered");
 /// Path before a rewrite.
 pub(crate) const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 

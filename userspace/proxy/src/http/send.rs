@@ -42,6 +42,14 @@ pub(super) struct TryError {
 }
 
 impl TryError {
+    /// The destination's node could not connect to the application.
+    pub(super) fn undelivered(to: SocketAddr) -> Self {
+        let reason = format!("the application at {to} takes no connections");
+        let flags = fairlead_types::ResponseFlags::UpstreamConnectionFailure;
+        let reply = LocalReply::connect_failure(flags, reason);
+        Self { outcome: Outcome::ConnectFailure, reply, stale: false }
+    }
+
     /// An answer that no retry changes.
     pub(super) fn last(reply: LocalReply) -> Self {
         Self { outcome: Outcome::Overflow, reply, stale: false }
@@ -288,6 +296,8 @@ pub(super) fn failed(error: &hyper::Error, reused: bool) -> TryError {
 pub(super) fn pass_back(response: &mut Response<Body>, upgraded: bool) {
     *response.version_mut() = Version::HTTP_11;
     headers::strip_response_hop_by_hop(response.headers_mut(), upgraded);
+    // For the mesh alone to say.
+    response.headers_mut().remove(headers::UNDELIVERED);
 }
 
 /// The `grpc-status` of a response without messages.

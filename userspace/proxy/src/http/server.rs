@@ -202,7 +202,10 @@ impl Switch {
         F: Future<Output = ()> + Send,
     {
         let client = self.client;
-        self.switched.0.lock().spawn(async move {
+        let mut switched = self.switched.0.lock();
+        // An HTTP/2 connection may live through many.
+        while switched.try_join_next().is_some() {}
+        switched.spawn(async move {
             if let Ok(client) = client.await {
                 carry(client).await;
             }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use fairlead_config::model::{Inbound, Snapshot};
+use fairlead_policy::filter::retry::Outcome;
 use fairlead_types::ResponseFlags;
 use http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -18,10 +19,11 @@ use super::send::{self, TryError, open_http1};
 use super::server::Switch;
 use super::service::Plan;
 use crate::body::Body;
+use crate::choice::{Choice, Chosen};
 use crate::labels::{self, Sides};
 use crate::live::{Facts, Live};
 use crate::outbound::Outgoing;
-use crate::reach::{self, Way};
+use crate::reach::{self, CONNECT_ATTEMPTS, Way};
 use crate::state::Shared;
 use crate::transport::{Tunnel, UpgradeOffer, UpgradeOutcome, Wire};
 
@@ -63,61 +65,83 @@ pub(super) async fn outbound(
     join(switched, Downstream::Http(downstream), exchange).await
 }
 
+/// Asks endpoints to switch, another one where one cannot be connected to.
 async fn reach_out(
     outgoing: &Outgoing,
     snapshot: &Snapshot,
     plan: &Plan<'_>,
-    mut request: Request<()>,
+    request: Request<()>,
     live: &Live,
     exchange: &mut Exchange,
 ) -> Result<Upstream, LocalReply> {
-    let caller = &outgoing.caller;
     let choice = &plan.choice;
-    let chosen = choice.pick(&[]).ok_or_else(LocalReply::no_healthy_upstream)?;
+    let mut tried = Vec::new();
+    let mut last = LocalReply::no_healthy_upstream();
+    for _ in 0..CONNECT_ATTEMPTS.min(choice.len()) {
+        let Some(chosen) = choice.pick(&tried) else { break };
+        tried.push(chosen.index);
+        let request = request.clone();
+        match ask(outgoing, snapshot, choice, chosen, request, live, exchange).await {
+            Err(TryError { outcome: Outcome::ConnectFailure, reply, .. }) => {
+                exchange.transport_failure = Some(reply.reason.to_string());
+                last = reply;
+            }
+            Err(error) => return Err(error.reply),
+            Ok(upstream) => return Ok(upstream),
+        }
+    }
+    Err(last)
+}
+
+async fn ask(
+    outgoing: &Outgoing,
+    snapshot: &Snapshot,
+    choice: &Choice,
+    chosen: Chosen,
+    mut request: Request<()>,
+    live: &Live,
+    exchange: &mut Exchange,
+) -> Result<Upstream, TryError> {
+    let caller = &outgoing.caller;
     let addr = chosen.addr;
     exchange.upstream = Some(addr);
+    exchange.parties.sides = Sides::Source;
+    exchange.parties.verified = None;
+    live.unguard();
     if let Some(workload) = &chosen.workload {
         exchange.parties.destination =
             labels::workload(&caller.shared.telemetry, snapshot, workload);
     }
-    let way = caller.way(snapshot, choice, &chosen).map_err(|f| TryError::from(f).reply)?;
+    let way = caller.way(snapshot, choice, &chosen)?;
     exchange.endpoint = Some(chosen);
     let timeout = choice.connect_timeout();
-    let reached = match way {
+    match way {
         Way::Local { pod, inbound } => {
             exchange.parties.sides = Sides::Both;
             exchange.parties.verified = Some(caller.workload.identity.clone());
             let facts = caller.facts(addr);
-            arrive::authorize(&inbound, &facts, &request)?;
+            arrive::authorize(&inbound, &facts, &request).map_err(TryError::last)?;
             arrive::identify(&inbound, &facts, &mut request);
-            guard(&caller.shared, snapshot, &inbound, &facts, live)?;
-            let io = reach::deliver(&pod, caller.client_for(addr), addr, timeout).await;
-            over_http1(io.map_err(|f| TryError::from(f).reply)?, request).await
+            guard(&caller.shared, snapshot, &inbound, &facts, live).map_err(TryError::last)?;
+            let io = reach::deliver(&pod, caller.client_for(addr), addr, timeout).await?;
+            over_http1(io, request).await
         }
-        Way::Plain => {
-            let io = caller.connect_plain(addr, timeout).await;
-            over_http1(io.map_err(|f| TryError::from(f).reply)?, request).await
-        }
+        Way::Plain => over_http1(caller.connect_plain(addr, timeout).await?, request).await,
         Way::Mesh(target) => {
             let service = choice.as_cluster().map(|c| &*c.service.host);
             let meta = caller.meta(addr, service);
             let transport = &caller.shared.transport;
             match target.wire() {
-                Wire::Hbone => {
-                    let tunnel = transport.tunnel(&target, &meta).await;
-                    over_http1(tunnel.map_err(|e| TryError::from(e).reply)?, request).await
-                }
-                Wire::Native => match transport.upgrade(&target, &meta, request).await {
-                    Ok(UpgradeOutcome::Switched(response, tunnel)) => {
+                Wire::Hbone => over_http1(transport.tunnel(&target, &meta).await?, request).await,
+                Wire::Native => match transport.upgrade(&target, &meta, request).await? {
+                    UpgradeOutcome::Switched(response, tunnel) => {
                         Ok(Upstream::Switched(response, UpstreamIo::Stream(tunnel)))
                     }
-                    Ok(UpgradeOutcome::Declined(response)) => Ok(Upstream::Declined(response)),
-                    Err(error) => Err(error.into()),
+                    UpgradeOutcome::Declined(response) => Ok(Upstream::Declined(response)),
                 },
             }
         }
-    };
-    reached.map_err(|error: TryError| error.reply)
+    }
 }
 
 /// What was switched is asked about again when policy changes, where policy does not depend on

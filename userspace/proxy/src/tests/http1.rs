@@ -278,7 +278,9 @@ async fn websocket_like_upgrades_and_connect() {
     let client = world.pod(0, "client", PeerWire::Native).await;
     let server = world.pod(0, "server", PeerWire::Native).await;
     let addr = world.listen(&server, switching).await;
-    let (vip, _) = world.service("ws", AppProtocol::Http, &[(&server, addr)]);
+    let dead = SocketAddr::new(server.ip, 1);
+    let endpoints = [(&server, dead), (&server, addr)];
+    let (vip, _) = world.service("ws", AppProtocol::Http, &endpoints);
     world.publish().await;
     switch(&client, vip).await;
     let log = world.nodes[0].log(2).await;

@@ -138,7 +138,7 @@ fn compare(arguments: &RunArguments) -> Result<()> {
     }
     tell("building nodes, pods and proxies");
     let stand = variants::Stand::build(&own, envoy.as_deref())?;
-    let memory = run::memory(&stand, &own, effort.held)?;
+    let memory = run::memory(&stand, &own, effort.held).inspect_err(|_| stand.tell_logs())?;
     tell("memory");
     let mut samples = run::measure(&stand, &own, effort, false, &tell)?;
     if !arguments.no_pinned {

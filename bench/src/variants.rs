@@ -158,6 +158,17 @@ impl Stand {
         Ok(())
     }
 
+    /// Prints the ends of what proxies and servers said, for a run that went wrong.
+    pub(crate) fn tell_logs(&self) {
+        for process in &self.processes {
+            let output = process.output();
+            let lines: Vec<&str> = output.lines().rev().take(15).collect();
+            for line in lines.iter().rev() {
+                eprintln!("  process {}: {line}", process.pid());
+            }
+        }
+    }
+
     /// Pins the processes of each node to a processor of its own, or sets them free.
     pub(crate) fn pin(&self, pinned: bool) -> Result<()> {
         let own: Vec<u32> = self.processes.iter().map(Process::pid).collect();

@@ -307,7 +307,6 @@ fn paths_cannot_be_disguised() -> Result<()> {
         "/x/%2e%2e/admin",
         "/x/%2E%2E/admin",
         "/%2e/admin",
-        "/x//../admin",
         "///admin//x",
         "/admin?x=/public",
         "/x/..%2fadmin",

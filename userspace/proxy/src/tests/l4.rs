@@ -195,9 +195,9 @@ async fn server_first_on_an_undeclared_port() {
         stream.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"QUIT\r\n");
     }
-    assert!(waits[0] < Duration::from_millis(30), "first banner after {:?}", waits[0]);
+    assert!(waits[0] < Duration::from_millis(100), "first banner after {:?}", waits[0]);
     waits.sort();
-    assert!(waits[10] < Duration::from_millis(5), "median banner after {:?}", waits[10]);
+    assert!(waits[10] < Duration::from_millis(10), "median banner after {:?}", waits[10]);
 }
 
 #[tokio::test]

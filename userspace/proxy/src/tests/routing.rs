@@ -220,7 +220,7 @@ async fn timeouts_and_retries() {
     let began = Instant::now();
     assert_eq!(get(&client, vip, "/timed").await, (504, "upstream request timeout".into()));
     let took = began.elapsed();
-    assert!((190..300).contains(&took.as_millis()), "{took:?}");
+    assert!((190..800).contains(&took.as_millis()), "{took:?}");
     // Two failures, then success: the application sees the third try. With a body, too.
     assert_eq!(get(&client, vip, "/retried").await, (200, "3".into()));
     let got = raw(

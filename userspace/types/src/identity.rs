@@ -65,9 +65,8 @@ impl SpiffeId {
         service_account: &str,
     ) -> Result<Self, IdentityError> {
         for segment in [namespace, service_account] {
-            let valid = |b: u8| {
-                b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-')
-            };
+            let valid =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
             if segment.is_empty() || segment.len() > 253 || !segment.bytes().all(valid) {
                 return Err(IdentityError::Segment(segment.chars().take(64).collect()));
             }

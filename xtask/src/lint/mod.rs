@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod layout;
+mod rows;
 
 use anyhow::{Result, bail};
 
@@ -26,6 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     heading("dependency and layout rules");
     let mut broken = dependencies::check()?;
     broken.extend(layout::check(&root())?);
+    broken.extend(rows::check(&root())?);
     for rule in &broken {
         println!("{rule}");
     }

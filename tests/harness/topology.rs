@@ -266,7 +266,7 @@ impl Mesh {
         let topology = self.topology();
         let hosts: String =
             lock(&self.state).hosts.iter().map(|(name, ip)| format!("{ip} {name}\n")).collect();
-        fs::write(self.run.dir().join("hosts"), hosts)?;
+        save(&self.run.dir().join("hosts"), &hosts)?;
         let settings = lock(&self.state).mesh_config.clone();
         let own_log = settings.contains("accessLogFile");
         self.write("mesh.yaml", |node| {

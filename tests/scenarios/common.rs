@@ -138,3 +138,10 @@ pub(crate) fn seconds(usual: u64) -> u64 {
     let told = std::env::var("FAIRLEAD_SOAK_SECONDS").ok();
     told.and_then(|s| s.parse().ok()).unwrap_or(usual)
 }
+
+/// A turn among the scenarios that keep all processors busy: two of them side by side would
+/// measure each other.
+pub(crate) fn heavy() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use fairlead_tests::{PodSpec, eventually};
 
-use crate::common::{Pair, pair};
+use crate::common::{Pair, heavy, pair};
 
 /// Others are served as if nothing happened.
 fn others_are_served(p: &Pair, what: &str) -> Result<()> {
@@ -121,6 +121,89 @@ fn too_much_and_too_slow_have_bounds() -> Result<()> {
     others_are_served(&p, "garbage")
 }
 
+/// A frame of HTTP/2 (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// `GET http://server/` by HPACK's static table.
+const REQUEST: &[u8] = b"\x82\x84\x86\x41\x06server";
+
+#[test]
+fn floods_of_http_2_end_their_own_connection_only() -> Result<()> {
+    let _turn = heavy();
+    let p = pair()?;
+    others_are_served(&p, "warming up")?;
+    let memory = |node: usize| p.mesh.daemon(node, |d| d.process().memory());
+    let before = [memory(0)?, memory(1)?];
+    let start = [PREFACE.to_vec(), frame(4, 0, 0, &[])].concat();
+    let streams = || (0..20_000_u32).map(|i| 2 * i + 1);
+    let floods: [(&str, Vec<u8>); 6] = [
+        (
+            "rapid reset",
+            streams()
+                .flat_map(|id| {
+                    [frame(1, 5, id, REQUEST), frame(3, 0, id, &8_u32.to_be_bytes())].concat()
+                })
+                .collect(),
+        ),
+        (
+            "CONTINUATION without end",
+            [
+                frame(1, 1, 1, REQUEST),
+                (0..20_000).flat_map(|_| frame(9, 0, 1, b"\x00\x01a\x01b")).collect(),
+            ]
+            .concat(),
+        ),
+        ("PING", (0..100_000).flat_map(|_| frame(6, 0, 0, &[0; 8])).collect()),
+        ("SETTINGS", (0..100_000).flat_map(|_| frame(4, 0, 0, &[0, 3, 0, 0, 0, 100])).collect()),
+        (
+            "empty DATA",
+            [frame(1, 4, 1, REQUEST), (0..100_000).flat_map(|_| frame(0, 0, 1, &[])).collect()]
+                .concat(),
+        ),
+        ("frames of no stream", (0..10_000).flat_map(|_| frame(0, 0, 4_001, b"x")).collect()),
+    ];
+    for (what, flood) in floods {
+        let file = p.mesh.dir().join("flood");
+        std::fs::write(&file, [start.clone(), flood].concat())?;
+        let file = file.display().to_string();
+        let mut flooding = Vec::new();
+        for _ in 0..4 {
+            flooding.push(p.client.spawn(&[
+                "send",
+                "server:80",
+                "--file",
+                &file,
+                "--quiet-ms",
+                "2000",
+            ])?);
+        }
+        let began = Instant::now();
+        others_are_served(&p, what)?;
+        ensure!(
+            began.elapsed() < Duration::from_secs(5),
+            "{what}: others wait {:?}",
+            began.elapsed()
+        );
+        for process in &mut flooding {
+            process.wait(Duration::from_secs(20))?;
+        }
+    }
+    eventually("memory to come back", Duration::from_secs(20), || {
+        for (node, before) in before.iter().enumerate() {
+            let now = memory(node)?;
+            ensure!(now < before + 48 * 1024 * 1024, "node {node}: {before} before, {now} now");
+        }
+        Ok(Some(()))
+    })
+}
+
 #[test]
 fn slow_headers_hold_up_nobody_and_are_ended() -> Result<()> {
     let p = pair()?;
@@ -175,6 +258,7 @@ fn half_open_tls_and_plaintext_floods_from_outside_give_memory_back() -> Result<
 
 #[test]
 fn many_idle_connections_cost_little_and_harm_nobody() -> Result<()> {
+    let _turn = heavy();
     // A daemon carries half as many connections as it may have descriptors.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let room = limit.map_or(u64::MAX, |limit| (limit / 2).saturating_sub(1000));

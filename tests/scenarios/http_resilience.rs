@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::common::{pair, share, versions, virtual_service};
+use crate::common::{heavy, pair, share, versions, virtual_service};
 
 #[test]
 fn a_slow_backend_times_out_when_it_should() -> Result<()> {
@@ -82,6 +82,7 @@ fn a_slow_try_is_given_up_for_another() -> Result<()> {
 
 #[test]
 fn delays_and_aborts_are_injected_by_share() -> Result<()> {
+    let _turn = heavy();
     let p = pair()?;
     let delay = "  http:\n  - fault:\n      delay:\n        fixedDelay: 150ms\n        percentage: {value: 10}\n    route: [{destination: {host: server}}]\n";
     p.mesh.apply("routes", &virtual_service(delay))?;

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use fairlead_tests::{Load, Mesh, PodSpec, client::last_json, daemon};
 use serde_json::Value;
 
-use crate::common::{echo_args, pair, seconds, service};
+use crate::common::{echo_args, heavy, pair, seconds, service};
 
 #[test]
 fn two_accounts_of_one_node_are_told_apart() -> Result<()> {
@@ -70,6 +70,7 @@ fn serials(value: &Value, into: &mut BTreeSet<String>) {
 
 #[test]
 fn rotation_under_load_fails_no_request() -> Result<()> {
+    let _turn = heavy();
     let mesh = Mesh::new(2)?;
     let client = mesh.pod(PodSpec::new("client"))?;
     let server = mesh.pod(PodSpec::new("server").on(1))?;

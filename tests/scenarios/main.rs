@@ -3,6 +3,7 @@
 mod addresses;
 mod authorization;
 mod capture;
+mod churn;
 mod common;
 mod configuration;
 mod daemon_death;

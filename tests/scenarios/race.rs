@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use fairlead_tests::client::last_json;
 use fairlead_tests::{Mesh, PodSpec};
 
-use crate::common::{echo_args, seconds, service};
+use crate::common::{echo_args, heavy, seconds, service};
 
 const MARKER: &str = "MARKER-first-act";
 
@@ -16,6 +16,7 @@ const STARTS: usize = 1000;
 
 #[test]
 fn first_acts_are_captured_or_refused_while_the_daemon_dies() -> Result<()> {
+    let _turn = heavy();
     let mesh = Mesh::new(2)?;
     let mut pods = Vec::new();
     for i in 0..8 {

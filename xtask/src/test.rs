@@ -128,6 +128,19 @@ pub(crate) fn scenarios(
     Ok(())
 }
 
+/// Runs the tests of some packages in the development profile.
+fn unit(what: &str, packages: &[&str], args: &Args, tally: &mut Tally) -> Result<()> {
+    heading(what);
+    let mut command = cargo(&["test", "--quiet", "--no-fail-fast"]);
+    command.args(packages).args(["--", "--format=pretty"]).args(&args.filter);
+    let before = tally.failed;
+    if !watch(&mut command, |line| tally.read(line))? && tally.failed == before {
+        tally.failed += 1;
+        tally.failures.push(format!("building: {what}"));
+    }
+    Ok(())
+}
+
 /// Runs the task.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
@@ -143,25 +156,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ebpf::ensure_built()?;
     let mut tally = Tally::default();
     if !args.scenarios {
-        heading("unit tests");
-        let mut command = cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"]);
-        // The scenarios are a test target of their package; they have a run of their own.
-        command.args(["--lib", "--bins", "--", "--format=pretty"]).args(&args.filter);
-        let before = tally.failed;
-        if !watch(&mut command, |line| tally.read(line))? && tally.failed == before {
-            tally.failed += 1;
-            tally.failures.push("building the unit tests".into());
-        }
+        // Whatever needs no root: unit tests, tests of single crates, examples in documentation.
+        let packages =
+            ["--workspace", "--exclude", "fairlead-tests", "--exclude", "fairlead-capture"];
+        unit("unit tests", &packages, args, &mut tally)?;
+        // These two have tests with root beside their unit tests, which follow below.
+        let packages = ["-p", "fairlead-tests", "-p", "fairlead-capture", "--lib"];
+        unit("unit tests of harness and capture", &packages, args, &mut tally)?;
     }
     if !args.unit {
-        heading("capture against the kernel");
-        let mut command = cargo(&["test", "--quiet", "-p", "fairlead-capture", "--test", "kernel"]);
-        command.args(["--", "--format=pretty"]).args(&args.filter);
-        let before = tally.failed;
-        if !watch(&mut command, |line| tally.read(line))? && tally.failed == before {
-            tally.failed += 1;
-            tally.failures.push("building the kernel tests of capture".into());
-        }
+        let kernel = ["-p", "fairlead-capture", "--test", "kernel"];
+        unit("capture against the kernel", &kernel, args, &mut tally)?;
         build(&args.profile)?;
         heading(&format!("scenarios, {} side by side", args.jobs));
         let filters: Vec<&str> = args.filter.iter().map(String::as_str).collect();

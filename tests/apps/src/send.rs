@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// What to send, with \r \n \t \0 \\ \xHH; none sends nothing.
     #[arg(default_value = "")]
     data: String,
+    /// Send the bytes of this file instead.
+    #[arg(long)]
+    file: Option<std::path::PathBuf>,
     /// Repeat the data this often.
     #[arg(long, default_value_t = 1)]
     repeat: usize,
@@ -51,7 +54,11 @@ enum End {
 
 /// Sends and prints what came of it.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let data = crate::net::unescape(&args.data)?.repeat(args.repeat);
+    let data = match &args.file {
+        Some(path) => std::fs::read(path)?,
+        None => crate::net::unescape(&args.data)?,
+    };
+    let data = data.repeat(args.repeat);
     for _ in 0..args.count {
         let start = Instant::now();
         let to = crate::net::resolve(&args.to).await?;

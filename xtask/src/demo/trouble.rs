@@ -13,7 +13,7 @@ const BROKEN: &str = "\
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata:
-  name: reviews
+  name: reviews-v3
   namespace: bookinfo
 spec:
   hosts: [reviews]

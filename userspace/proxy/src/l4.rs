@@ -215,9 +215,10 @@ async fn connect(
         };
         match attempt.await {
             Ok(upstream) => {
-                if let Upstream::Tcp(stream) = &upstream {
-                    report.upstream_local = stream.local_addr().ok();
-                }
+                report.upstream_local = match &upstream {
+                    Upstream::Tcp(stream) => stream.local_addr().ok(),
+                    Upstream::Tunnel(tunnel) => tunnel.local_addr(),
+                };
                 return Ok((upstream, chosen));
             }
             Err(failure) if failure.elsewhere => {

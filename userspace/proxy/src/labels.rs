@@ -60,6 +60,11 @@ pub(crate) fn workload(
     })
 }
 
+/// `upstream_cluster` of a pod's own application (Istio).
+pub(crate) fn inbound_cluster(port: u16) -> Arc<str> {
+    format!("inbound|{port}||").into()
+}
+
 /// Who talks to whom.
 #[derive(Clone)]
 pub(crate) struct Parties {

@@ -134,7 +134,7 @@ impl Plain {
         shared
             .guard(&report.entry, snapshot, pod, self.facts())
             .map_err(reach::Failure::verdict)?;
-        report.upstream = Some(self.local);
+        report.name_application(self.local);
         let timeout = snapshot.mesh.connect_timeout;
         let client = ClientAddr(self.peer);
         let app = reach::deliver(&self.receiver.pod, client, self.local, timeout)

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use fairlead_telemetry::{LogRecord, Protocol, TcpConnection};
 use fairlead_types::{Refusal, ResponseFlags, SpiffeId};
 
-use crate::labels::Parties;
+use crate::labels::{self, Parties};
 use crate::live::Entry;
 use crate::state::Shared;
 
@@ -91,6 +91,12 @@ impl TcpReport {
         let (first, second) = self.parties.labels(Protocol::Tcp);
         let series = |labels| self.shared.telemetry.tcp_series(labels);
         self.entry.open(TcpConnection::open(series(&first), second.as_ref().map(series)));
+    }
+
+    /// The pod's own application is the upstream.
+    pub(crate) fn name_application(&mut self, to: SocketAddr) {
+        self.upstream = Some(to);
+        self.cluster = Some(labels::inbound_cluster(to.port()));
     }
 
     /// The connection turned out to be HTTP: its requests are reported instead.

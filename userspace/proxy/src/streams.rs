@@ -62,7 +62,7 @@ impl InboundHandler for Receiver {
             }
             stage = Stage::Accepted(tunnel);
         }
-        report.upstream = Some(dst.0);
+        report.name_application(dst.0);
         let connecting = async {
             reach::authorize(&inbound, &facts)?;
             self.shared.guard(&report.entry, &snapshot, &self.pod.id, facts)?;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use fairlead_config::model::{Inbound, Snapshot};
 use fairlead_policy::ConnView;
 use fairlead_policy::authz::Verdict;
-use fairlead_policy::authz::path::Normalization;
 use fairlead_policy::filter::retry::Outcome;
 use fairlead_types::{ClientAddr, OriginalDst};
 use http::{Method, Request, Response};
@@ -21,6 +20,7 @@ use super::server::Switch;
 use super::upgrade;
 use crate::body::Body;
 use crate::inbound::Receiver;
+use crate::labels;
 use crate::live::Facts;
 use crate::state::Pod;
 use crate::transport::{InboundStream, UpgradeOffer};
@@ -59,7 +59,7 @@ impl Arrival {
         let parties = self.receiver.parties(snapshot, inbound, self.client.0, peer, port);
         let shared = &self.receiver.shared;
         let mut exchange = Exchange::new(shared, parties, request, self.client.0, self.dst.0);
-        exchange.cluster = Some(format!("inbound|{port}||").into());
+        exchange.cluster = Some(labels::inbound_cluster(port));
         exchange.upstream = Some(self.dst.0);
         exchange
     }
@@ -77,24 +77,21 @@ impl Arrival {
             let response = exchange.local(&not_enrolled());
             return exchange.respond(response, None);
         };
-        let response =
-            match (self.admit(inbound, snapshot.mesh.path_normalization, request), switches) {
-                (Err(reply), _) => exchange.local(&reply),
-                (Ok(request), Some(downstream)) => {
-                    let downstream = upgrade::Downstream::Http(downstream);
-                    return upgrade::to_application(
-                        self,
-                        (&snapshot, inbound),
-                        request,
-                        downstream,
-                        exchange,
-                    )
-                    .await;
-                }
-                (Ok(request), None) => {
-                    self.deliver(&snapshot, inbound, request, &mut exchange).await
-                }
-            };
+        let response = match (self.admit(&snapshot, inbound, request, &mut exchange), switches) {
+            (Err(reply), _) => exchange.local(&reply),
+            (Ok(request), Some(downstream)) => {
+                let downstream = upgrade::Downstream::Http(downstream);
+                return upgrade::to_application(
+                    self,
+                    (&snapshot, inbound),
+                    request,
+                    downstream,
+                    exchange,
+                )
+                .await;
+            }
+            (Ok(request), None) => self.deliver(&snapshot, inbound, request, &mut exchange).await,
+        };
         exchange.respond(response, None)
     }
 
@@ -111,7 +108,7 @@ impl Arrival {
         let admitted = match inbound {
             Some(inbound) => {
                 let request = request.map(|()| Body::Empty);
-                self.admit(inbound, snapshot.mesh.path_normalization, request)
+                self.admit(&snapshot, inbound, request, &mut exchange)
                     .map(|request| (inbound, request))
             }
             None => Err(not_enrolled()),
@@ -139,12 +136,15 @@ impl Arrival {
     /// Brings the request into its one form and asks the pod's policy.
     fn admit(
         &self,
+        snapshot: &Snapshot,
         inbound: &Inbound,
-        normalization: Normalization,
         mut request: Request<Body>,
+        exchange: &mut Exchange,
     ) -> Result<Request<Body>, LocalReply> {
+        let normalization = snapshot.mesh.path_normalization;
         request::canonical(&mut request, normalization, || self.dst.to_string())?;
         headers::first_hop(request.headers_mut(), "http");
+        exchange.note_request_id(request.headers());
         authorize(inbound, &self.facts, &request)?;
         let upgrade = headers::is_upgrade(&request);
         headers::strip_hop_by_hop(request.headers_mut(), upgrade);
@@ -168,7 +168,8 @@ impl Arrival {
             send::deliver(pod, self.client, to, http2, timeout, request)
         });
         match answered.await {
-            Ok(Answer { mut response, lease }) => {
+            Ok(Answer { mut response, local, lease }) => {
+                exchange.upstream_local = local;
                 exchange.service_time = Some(exchange.elapsed());
                 exchange.lease = lease;
                 send::pass_back(&mut response, false);

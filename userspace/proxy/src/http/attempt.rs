@@ -90,6 +90,7 @@ pub(super) async fn forward(
                 if attempt > retry.attempts && attempt > 1 && retry.should_retry(outcome, 1) {
                     exchange.flags = ResponseFlags::UpstreamRetryLimitExceeded;
                 }
+                exchange.upstream_local = answer.local;
                 exchange.lease = answer.lease;
                 Ok(answer.response)
             }
@@ -182,13 +183,14 @@ async fn one(
             match target.wire() {
                 Wire::Native => {
                     let request = with_version(request, http2);
-                    let mut response =
-                        caller.shared.transport.request(&target, &meta, request).await?;
+                    let transport = &caller.shared.transport;
+                    let (mut response, local) =
+                        transport.request_from(&target, &meta, request).await?;
                     // Nothing reached the application: another endpoint may well take it.
                     if response.headers_mut().remove(headers::UNDELIVERED).is_some() {
                         return Err(TryError::undelivered(addr));
                     }
-                    Ok(Answer { response, lease: None })
+                    Ok(Answer { response, local: Some(local), lease: None })
                 }
                 Wire::Hbone => send::tunnelled(caller, &target, &meta, http2, request).await,
             }

@@ -19,7 +19,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::headers::is_grpc;
+use super::headers::{REQUEST_ID, is_grpc};
 use super::local_reply::LocalReply;
 use super::pool::Lease;
 use crate::body::{Body, BodyError};
@@ -109,6 +109,13 @@ impl Exchange {
             lease: None,
             finished: false,
         })
+    }
+
+    /// Notes the id that the request got here, for the log. What else a hop adds is none of it.
+    pub(crate) fn note_request_id(&mut self, headers: &HeaderMap) {
+        if let Some((format, captured)) = &mut self.log {
+            format.add_request(captured, &REQUEST_ID, headers);
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -51,11 +51,23 @@ pub(crate) enum Via {
 
 /// A connection to send a request on.
 pub(crate) enum Sender {
-    Http1(http1::SendRequest<Body>),
+    Http1(http1::SendRequest<Body>, Local),
     Http2(
         http2::SendRequest<Body>,
+        Local,
         #[expect(dead_code, reason = "counts as long as it lives")] Busy,
     ),
+}
+
+/// This side's address of a connection, for the access log.
+pub(crate) type Local = Option<SocketAddr>;
+
+impl Sender {
+    fn local(&self) -> Local {
+        match self {
+            Self::Http1(_, local) | Self::Http2(_, local, _) => *local,
+        }
+    }
 }
 
 /// Counts a request on a shared connection.
@@ -87,12 +99,17 @@ impl Lease {
         Self { pod: Arc::clone(pod), key, sender }
     }
 
+    /// This side's address of the connection.
+    pub(crate) fn local(&self) -> Local {
+        self.sender.local()
+    }
+
     /// The response has been read to its end.
     pub(crate) fn give_back(self) {
-        if let Sender::Http1(sender) = self.sender
+        if let Sender::Http1(sender, local) = self.sender
             && !sender.is_closed()
         {
-            self.pod.pool.put(self.key, sender);
+            self.pod.pool.put(self.key, sender, local);
         }
     }
 }
@@ -100,12 +117,13 @@ impl Lease {
 #[derive(Default)]
 struct Slot {
     /// The one that waited least is last.
-    idle: Vec<(http1::SendRequest<Body>, Instant)>,
+    idle: Vec<(http1::SendRequest<Body>, Local, Instant)>,
     shared: Vec<Shared>,
 }
 
 struct Shared {
     sender: http2::SendRequest<Body>,
+    local: Local,
     busy: Arc<AtomicUsize>,
     used: Instant,
 }
@@ -129,11 +147,11 @@ impl Pool {
             return self.share(key);
         }
         loop {
-            let mut sender = {
+            let (mut sender, local) = {
                 let mut slots = self.slots.lock();
-                let (sender, _) = slots.map.get_mut(key)?.idle.pop()?;
+                let (sender, local, _) = slots.map.get_mut(key)?.idle.pop()?;
                 slots.idle -= 1;
-                sender
+                (sender, local)
             };
             // It was given back when its response had been read; its own task may need a moment
             // longer to see that, and may have seen meanwhile that the other side closed it.
@@ -148,7 +166,7 @@ impl Pool {
                 }
             });
             if ready.await {
-                return Some(Sender::Http1(sender));
+                return Some(Sender::Http1(sender, local));
             }
         }
     }
@@ -163,29 +181,34 @@ impl Pool {
             return None;
         }
         least.used = Instant::now();
-        Some(Sender::Http2(least.sender.clone(), Busy::enter(&least.busy)))
+        Some(Sender::Http2(least.sender.clone(), least.local, Busy::enter(&least.busy)))
     }
 
     /// Adds a new HTTP/2 connection and takes the first place on it.
-    pub(crate) fn add_http2(&self, key: &Key, sender: http2::SendRequest<Body>) -> Sender {
+    pub(crate) fn add_http2(
+        &self,
+        key: &Key,
+        sender: http2::SendRequest<Body>,
+        local: Local,
+    ) -> Sender {
         let busy = Arc::default();
-        let taken = Sender::Http2(sender.clone(), Busy::enter(&busy));
+        let taken = Sender::Http2(sender.clone(), local, Busy::enter(&busy));
         let mut slots = self.slots.lock();
         let slot = slots.map.entry(key.clone()).or_default();
         if slot.shared.len() < HTTP2_PER_KEY {
-            slot.shared.push(Shared { sender, busy, used: Instant::now() });
+            slot.shared.push(Shared { sender, local, busy, used: Instant::now() });
         }
         taken
     }
 
-    fn put(&self, key: Key, sender: http1::SendRequest<Body>) {
+    fn put(&self, key: Key, sender: http1::SendRequest<Body>, local: Local) {
         let mut slots = self.slots.lock();
         if slots.idle >= IDLE {
             return;
         }
         let slot = slots.map.entry(key).or_default();
         if slot.idle.len() < IDLE_PER_KEY {
-            slot.idle.push((sender, Instant::now()));
+            slot.idle.push((sender, local, Instant::now()));
             slots.idle += 1;
         }
     }
@@ -205,7 +228,7 @@ impl Pool {
         let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE_TIME;
         let mut idle = 0;
         slots.map.retain(|_, slot| {
-            slot.idle.retain(|(sender, since)| fresh(*since) && !sender.is_closed());
+            slot.idle.retain(|(sender, _, since)| fresh(*since) && !sender.is_closed());
             slot.shared.retain(|c| {
                 !c.sender.is_closed() && (c.busy.load(Ordering::Relaxed) > 0 || fresh(c.used))
             });

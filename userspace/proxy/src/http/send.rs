@@ -13,14 +13,15 @@ use http::{Request, Response, Version};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use super::headers;
 use super::local_reply::LocalReply;
-use super::pool::{Key, Lease, Sender, Via};
+use super::pool::{Key, Lease, Local, Sender, Via};
 use crate::body::Body;
 use crate::reach::{self, Caller, Failure};
 use crate::state::Pod;
-use crate::transport::{StreamMeta, Target, TransportError};
+use crate::transport::{StreamMeta, Target, TransportError, Tunnel};
 
 /// A response's headers.
 const RESPONSE_HEADERS: usize = 128 * 1024;
@@ -108,11 +109,37 @@ impl From<TransportError> for TryError {
     }
 }
 
+/// A connection that knows this side's address of it, for the access log.
+pub(super) trait Connected {
+    /// The address, where there is one.
+    fn local(&self) -> Local;
+}
+
+impl Connected for TcpStream {
+    fn local(&self) -> Local {
+        self.local_addr().ok()
+    }
+}
+
+impl Connected for Tunnel {
+    fn local(&self) -> Local {
+        self.local_addr()
+    }
+}
+
 /// A response whose body is still to be read.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
+    /// This side's address of the connection that it came over.
+    pub(super) local: Local,
     /// What the connection goes back with.
     pub(super) lease: Option<Lease>,
+}
+
+impl Answer {
+    fn pooled(response: Response<Body>, lease: Lease) -> Self {
+        Self { response, local: lease.local(), lease: Some(lease) }
+    }
 }
 
 /// Sends to the application of `pod`, which sees `client`.
@@ -163,7 +190,7 @@ async fn over_pool<T, F>(
     mut request: Request<Body>,
 ) -> Result<Answer, TryError>
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Connected + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Future<Output = Result<T, Failure>>,
 {
     if key.http2 {
@@ -175,9 +202,7 @@ where
     for _ in 0..STALE_MAX {
         let Some(mut sender) = pod.pool.take(&key).await else { break };
         match send(&mut sender, request).await {
-            Ok(response) => {
-                return Ok(Answer { response, lease: Some(Lease::new(pod, key, sender)) });
-            }
+            Ok(response) => return Ok(Answer::pooled(response, Lease::new(pod, key, sender))),
             // Not a byte of it went out: the connection had just been closed.
             Err((_, Some(unsent))) => request = unsent,
             Err((error, None)) => {
@@ -192,7 +217,7 @@ where
     }
     let mut sender = open(pod, &key, connect().await?).await?;
     match send(&mut sender, request).await {
-        Ok(response) => Ok(Answer { response, lease: Some(Lease::new(pod, key, sender)) }),
+        Ok(response) => Ok(Answer::pooled(response, Lease::new(pod, key, sender))),
         Err((error, unsent)) => {
             let mut failed = failed(&error, false);
             if unsent.is_some() {
@@ -206,8 +231,9 @@ where
 /// The handshake of HTTP, which for HTTP/1 is none.
 async fn open<T>(pod: &Pod, key: &Key, io: T) -> Result<Sender, TryError>
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Connected + AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let local = io.local();
     let io = TokioIo::new(io);
     if key.http2 {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -223,9 +249,9 @@ where
                 tracing::debug!(%error, "upstream HTTP/2 connection ended");
             }
         });
-        Ok(pod.pool.add_http2(key, sender))
+        Ok(pod.pool.add_http2(key, sender, local))
     } else {
-        Ok(Sender::Http1(open_http1(io).await?))
+        Ok(Sender::Http1(open_http1(io).await?, local))
     }
 }
 
@@ -254,8 +280,8 @@ async fn send(
     request: Request<Body>,
 ) -> Result<Response<Body>, (hyper::Error, Option<Request<Body>>)> {
     let result = match sender {
-        Sender::Http1(sender) => sender.try_send_request(request).await,
-        Sender::Http2(sender, _) => sender.try_send_request(request).await,
+        Sender::Http1(sender, _) => sender.try_send_request(request).await,
+        Sender::Http2(sender, ..) => sender.try_send_request(request).await,
     };
     match result {
         Ok(response) => Ok(response.map(Body::Incoming)),

@@ -112,6 +112,7 @@ async fn prepare<'a>(
     request::canonical(&mut request, normalization, || outgoing.dst.to_string())?;
     let scheme = if request.uri().scheme_str() == Some("https") { "https" } else { "http" };
     headers::first_hop(request.headers_mut(), scheme);
+    exchange.note_request_id(request.headers());
     let upgrade = headers::is_upgrade(&request);
     headers::strip_hop_by_hop(request.headers_mut(), upgrade);
     let (mut parts, body) = request.into_parts();

@@ -15,7 +15,7 @@ use super::arrive::{self, Arrival};
 use super::exchange::{Exchange, Reported};
 use super::headers;
 use super::local_reply::LocalReply;
-use super::send::{self, TryError, open_http1};
+use super::send::{self, Connected, TryError, open_http1};
 use super::server::Switch;
 use super::service::Plan;
 use crate::body::Body;
@@ -105,12 +105,14 @@ async fn ask(
     let caller = &outgoing.caller;
     let addr = chosen.addr;
     exchange.upstream = Some(addr);
+    exchange.upstream_local = None;
     exchange.parties.sides = Sides::Source;
     exchange.parties.verified = None;
     live.unguard();
     if let Some(workload) = &chosen.workload {
         exchange.parties.destination =
             labels::workload(&caller.shared.telemetry, snapshot, workload);
+        exchange.upstream_identity = workload.enrolled.then(|| workload.identity.clone());
     }
     let way = caller.way(snapshot, choice, &chosen)?;
     exchange.endpoint = Some(chosen);
@@ -124,17 +126,23 @@ async fn ask(
             arrive::identify(&inbound, &facts, &mut request);
             guard(&caller.shared, snapshot, &inbound, &facts, live).map_err(TryError::last)?;
             let io = reach::deliver(&pod, caller.client_for(addr), addr, timeout).await?;
-            over_http1(io, request).await
+            over_http1(io, request, exchange).await
         }
-        Way::Plain => over_http1(caller.connect_plain(addr, timeout).await?, request).await,
+        Way::Plain => {
+            let io = caller.connect_plain(addr, timeout).await?;
+            over_http1(io, request, exchange).await
+        }
         Way::Mesh(target) => {
             let service = choice.as_cluster().map(|c| &*c.service.host);
             let meta = caller.meta(addr, service);
             let transport = &caller.shared.transport;
             match target.wire() {
-                Wire::Hbone => over_http1(transport.tunnel(&target, &meta).await?, request).await,
+                Wire::Hbone => {
+                    over_http1(transport.tunnel(&target, &meta).await?, request, exchange).await
+                }
                 Wire::Native => match transport.upgrade(&target, &meta, request).await? {
                     UpgradeOutcome::Switched(response, tunnel) => {
+                        exchange.upstream_local = tunnel.local_addr();
                         Ok(Upstream::Switched(response, UpstreamIo::Stream(tunnel)))
                     }
                     UpgradeOutcome::Declined(response) => Ok(Upstream::Declined(response)),
@@ -179,18 +187,22 @@ pub(super) async fn to_application(
         let io = reach::deliver(&arrival.receiver.pod, arrival.client, to, timeout)
             .await
             .map_err(|f| TryError::from(f).reply)?;
-        exchange.upstream_local = io.local_addr().ok();
-        over_http1(io, request.map(|_| ())).await.map_err(|e| e.reply)
+        over_http1(io, request.map(|_| ()), &mut exchange).await.map_err(|e| e.reply)
     };
     let reached = reached.await;
     join(reached, downstream, exchange).await
 }
 
 /// Asks an HTTP/1 server to switch.
-async fn over_http1<T>(io: T, request: Request<()>) -> Result<Upstream, TryError>
+async fn over_http1<T>(
+    io: T,
+    request: Request<()>,
+    exchange: &mut Exchange,
+) -> Result<Upstream, TryError>
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Connected + AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    exchange.upstream_local = io.local();
     let connect = request.method() == Method::CONNECT;
     let mut request = request.map(|()| Body::Empty);
     headers::to_http1(&mut request);

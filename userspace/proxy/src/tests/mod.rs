@@ -2,6 +2,7 @@
 //! loopback addresses, and a [`fairlead_types::PodPort`] that makes plain sockets. What the
 //! kernel does (capture, steering) is done by the harness.
 
+mod access_log;
 mod harness;
 mod hostile;
 mod http1;

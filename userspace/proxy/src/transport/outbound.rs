@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -188,6 +189,16 @@ impl Transport {
         meta: &StreamMeta,
         request: Request<Body>,
     ) -> Result<Response<Body>, TransportError> {
+        self.request_from(target, meta, request).await.map(|(response, _)| response)
+    }
+
+    /// As [`Transport::request`], with this side's address of the session, for the access log.
+    pub(crate) async fn request_from(
+        &self,
+        target: &Target,
+        meta: &StreamMeta,
+        request: Request<Body>,
+    ) -> Result<(Response<Body>, SocketAddr), TransportError> {
         native_only(target)?;
         if request.method() == Method::CONNECT {
             return Err(TransportError::Request("CONNECT is carried by `upgrade`"));
@@ -196,6 +207,7 @@ impl Transport {
         let expects = meta::expects_continue(request.headers());
         let ends = body.is_end_stream();
         let (place, mut response, mut send) = self.start(target, request, ends).await?;
+        let local = place.local();
         let mut upload = None;
         if let (false, Body::Full(Some(bytes))) = (expects, &body)
             && bytes.len() <= INLINE_BODY
@@ -221,7 +233,7 @@ impl Transport {
         } else {
             Body::Stream(StreamBody::new(recv, Some(place)).with_upload(upload))
         };
-        Ok(Response::from_parts(parts, body))
+        Ok((Response::from_parts(parts, body), local))
     }
 
     /// Carries a request that wants another protocol (`Upgrade`, or an application's CONNECT) to

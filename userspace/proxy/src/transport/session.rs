@@ -30,6 +30,8 @@ use super::{Target, Wire};
 pub(super) struct Session {
     send: SendRequest<Bytes>,
     state: Arc<SessionState>,
+    /// This side's address.
+    local: SocketAddr,
     /// No new streams after this moment: one of the certificates is about to end.
     retire_at: Instant,
 }
@@ -74,6 +76,11 @@ impl Place {
     /// A handle for starting the stream.
     pub(super) fn sender(&self) -> SendRequest<Bytes> {
         self.session.send.clone()
+    }
+
+    /// This side's address of the session.
+    pub(super) fn local(&self) -> SocketAddr {
+        self.session.local
     }
 
     /// The session takes no stream after this one; streams that are open go on.
@@ -192,6 +199,7 @@ async fn establish(
         .map_err(|e| handshake(e.to_string()))?;
     let tls = ClientConnection::new(config, ServerName::IpAddress(to.ip().into()))
         .map_err(|e| handshake(e.to_string()))?;
+    let local = tcp.local_addr().map_err(|e| handshake(e.to_string()))?;
     let mut inner = Inner::new(tcp, tls.into());
     std::future::poll_fn(|cx| inner.poll_handshake(cx))
         .await
@@ -233,7 +241,7 @@ async fn establish(
         Err(_) => return Err(handshake("the session ended before its first frame".into())),
     }
     tracing::debug!(%to, wire = ?target.wire(), source = %target.source(), peer = %peer.id, "session opened");
-    Ok(Arc::new(Session { send, state, retire_at }))
+    Ok(Arc::new(Session { send, state, local, retire_at }))
 }
 
 /// Who the peer is, from the certificate that the handshake verified.

@@ -2,6 +2,7 @@
 //! ([`StreamBody`]).
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -28,6 +29,12 @@ pub struct Tunnel {
 impl Tunnel {
     pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, place: Option<Place>) -> Self {
         Self { send, recv, rest: Bytes::new(), place }
+    }
+
+    /// This side's address of the session that carries it, where this side began it.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.place.as_ref().map(Place::local)
     }
 
     /// Ends both directions at once, as a TCP reset does.

@@ -135,6 +135,16 @@ impl LogFormat {
         capture(&self.headers.request, headers)
     }
 
+    /// Takes one more of a request's headers, which it got after the others were taken. What was
+    /// there before stays.
+    pub fn add_request(&self, captured: &mut Captured, name: &HeaderName, headers: &HeaderMap) {
+        for (wanted, value) in self.headers.request.iter().zip(&mut captured.0) {
+            if wanted == name && value.is_none() {
+                *value = headers.get(name).cloned();
+            }
+        }
+    }
+
     /// Takes from a response's headers what the format mentions.
     #[must_use]
     pub fn capture_response(&self, headers: &HeaderMap) -> Captured {

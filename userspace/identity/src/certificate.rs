@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 
 use crate::ca::{CaClient, CaError};
-use crate::svid::{PeerSvid, SvidError};
+use crate::svid::{PeerSvid, SvidError, fingerprint};
 use crate::tls::{self, TlsConfigError, Wire};
 use crate::trust::{TrustBundle, TrustError};
 
@@ -22,6 +22,7 @@ use crate::trust::{TrustBundle, TrustError};
 /// trust bundle that came with it.
 pub struct WorkloadCertificate {
     svid: PeerSvid,
+    fingerprint: Arc<str>,
     chain: Vec<CertificateDer<'static>>,
     trust: TrustBundle,
     key: Arc<CertifiedKey>,
@@ -92,6 +93,7 @@ impl WorkloadCertificate {
         if svid.id != *id {
             return Err(IssueError::Delivered(format!("it is for {}, not {id}", svid.id)));
         }
+        let fingerprint = fingerprint(leaf);
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let certified = CertifiedKey::from_der(signed.chain.clone(), der, tls::provider())
             .map_err(|e| IssueError::Delivered(e.to_string()))?;
@@ -102,6 +104,7 @@ impl WorkloadCertificate {
             native: tls::server_config(&certified, &trust, Wire::Native)?,
             hbone: tls::server_config(&certified, &trust, Wire::Hbone)?,
             svid,
+            fingerprint,
             chain: signed.chain,
             trust,
             key: certified,
@@ -130,6 +133,12 @@ impl WorkloadCertificate {
     #[must_use]
     pub fn serial(&self) -> &str {
         &self.svid.serial
+    }
+
+    /// SHA-256 of the leaf, lower-case hexadecimal.
+    #[must_use]
+    pub fn fingerprint(&self) -> &Arc<str> {
+        &self.fingerprint
     }
 
     /// Whom this workload trusts.

@@ -19,6 +19,6 @@ mod trust;
 pub use ca::{CaClient, CaDirectory, CaError, SignFuture, SignedCertificate};
 pub use certificate::{CertificateInfo, IssueError, WorkloadCertificate};
 pub use store::{CertificateError, IdentityStore, StoreSettings};
-pub use svid::{PeerSvid, SvidError};
+pub use svid::{PeerSvid, SvidError, fingerprint};
 pub use tls::{ALPN_HBONE, ALPN_NATIVE, PeerRefusal, Wire, explain, negotiated_wire};
 pub use trust::{TrustBundle, TrustError};

@@ -1,8 +1,10 @@
 //! What a peer's leaf certificate says: the X.509-SVID rules (SPIFFE "X.509-SVID" section 2 and
 //! 4) that a chain verification alone does not cover.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use fairlead_types::{IdentityError, SpiffeId};
 use x509_parser::oid_registry::OID_X509_EXT_BASIC_CONSTRAINTS;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
@@ -95,6 +97,20 @@ fn is_ca(cert: &X509Certificate<'_>) -> Result<bool, SvidError> {
         Some(ParsedExtension::BasicConstraints(constraints)) => Ok(constraints.ca),
         Some(_) => Err(SvidError::Malformed("the basic constraints cannot be read".into())),
     }
+}
+
+/// SHA-256 of a certificate, lower-case hexadecimal: `Hash` of Envoy's
+/// `x-forwarded-client-cert`.
+#[must_use]
+pub fn fingerprint(der: &[u8]) -> Arc<str> {
+    use std::fmt::Write as _;
+    let digest = digest(&SHA256, der);
+    let mut text = String::with_capacity(2 * digest.as_ref().len());
+    for byte in digest.as_ref() {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.into()
 }
 
 pub(crate) fn from_unix(seconds: i64) -> SystemTime {

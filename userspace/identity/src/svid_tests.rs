@@ -54,3 +54,10 @@ fn broken_bytes_are_an_error() {
     long.push(0);
     assert!(matches!(PeerSvid::from_der(&long), Err(SvidError::Malformed(_))));
 }
+
+#[test]
+fn fingerprints_are_sha256_in_hexadecimal() {
+    // FIPS 180-4, the example "abc".
+    let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(&*fingerprint(b"abc"), abc);
+}

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::relay::Transferred;
-use crate::transport::RelayCounters;
+use crate::transport::{InboundStream, RelayCounters};
 
 /// Parts of the table, so that connections on different cores rarely meet.
 const SHARDS: usize = 16;
@@ -46,10 +46,24 @@ pub enum State {
 pub(crate) struct Facts {
     /// Verified identity of the client.
     pub(crate) peer: Option<SpiffeId>,
+    /// SHA-256 of its certificate in hexadecimal; policy does not look at it.
+    pub(crate) fingerprint: Option<Arc<str>>,
     /// Address of the client.
     pub(crate) source: SocketAddr,
     /// Address of the application.
     pub(crate) destination: SocketAddr,
+}
+
+impl Facts {
+    /// Of a stream of the mesh.
+    pub(crate) fn of(stream: &InboundStream) -> Self {
+        Self {
+            peer: Some(stream.peer.identity.clone()),
+            fingerprint: Some(Arc::clone(&stream.peer.fingerprint)),
+            source: stream.client.0,
+            destination: stream.dst.0,
+        }
+    }
 }
 
 /// Whose policy admitted a connection, and by what.

@@ -28,7 +28,7 @@ pub(crate) struct Plain {
 
 impl Plain {
     fn facts(&self) -> Facts {
-        Facts { peer: None, source: self.peer, destination: self.local }
+        Facts { peer: None, fingerprint: None, source: self.peer, destination: self.local }
     }
 
     /// The client has spoken, and it was no mesh ClientHello.

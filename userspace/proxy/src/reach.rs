@@ -124,6 +124,7 @@ impl Caller {
     pub(crate) fn facts(&self, to: SocketAddr) -> Facts {
         Facts {
             peer: Some(self.workload.identity.clone()),
+            fingerprint: self.shared.transport.fingerprint(&self.workload.identity),
             source: self.client_for(to).0,
             destination: to,
         }

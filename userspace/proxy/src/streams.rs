@@ -40,7 +40,7 @@ impl InboundHandler for Receiver {
             report.verdict = Verdict::refused(Refusal::NoRoute, "the pod is not enrolled");
             return offer.refuse(Refusal::NoRoute);
         };
-        let facts = Facts { peer: Some(peer.clone()), source: client.0, destination: dst.0 };
+        let facts = Facts::of(&stream);
         let protocol = inbound.port(port).map_or(AppProtocol::Detect, |p| p.protocol);
         // A Fairlead node has looked at the bytes already: HTTP would have come as requests.
         let sniffs = protocol.needs_detection()

@@ -40,11 +40,7 @@ impl Arrival {
             receiver: receiver.clone(),
             client: stream.client,
             dst: stream.dst,
-            facts: Facts {
-                peer: Some(stream.peer.identity.clone()),
-                source: stream.client.0,
-                destination: stream.dst.0,
-            },
+            facts: Facts::of(stream),
         }
     }
 
@@ -214,7 +210,8 @@ pub(super) fn authorize<B>(
 pub(super) fn identify<B>(inbound: &Inbound, facts: &Facts, request: &mut Request<B>) {
     request.headers_mut().remove(headers::XFCC);
     if let Some(peer) = &facts.peer
-        && let Some(value) = headers::xfcc(&inbound.workload.identity, peer, None)
+        && let Some(value) =
+            headers::xfcc(&inbound.workload.identity, peer, facts.fingerprint.as_deref())
     {
         request.headers_mut().insert(headers::XFCC, value);
     }

@@ -136,6 +136,14 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// What a destination tells its application of a client that has a pod on this node.
+    pub(super) fn xfcc(&self, server: &str, client: &str) -> String {
+        let certificate = self.identity.certificate(&id(client)).unwrap();
+        let (by, hash, uri) = (id(server), certificate.fingerprint(), id(client));
+        assert_eq!(hash.len(), 64);
+        format!("By={by};Hash={hash};Subject=\"\";URI={uri}")
+    }
+
     /// Lines of the access log, once there are `n`.
     pub(super) async fn log(&self, n: usize) -> Vec<serde_json::Value> {
         let until = Instant::now() + Duration::from_secs(5);

@@ -42,6 +42,8 @@ pub struct Peer {
     pub local: SocketAddr,
     /// The wire form.
     pub wire: Wire,
+    /// SHA-256 of its certificate, lower-case hexadecimal.
+    pub fingerprint: Arc<str>,
     /// When its certificate ends.
     pub not_after: SystemTime,
 }

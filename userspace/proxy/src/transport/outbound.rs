@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead_identity::IdentityStore;
-use fairlead_types::NetnsCookie;
+use fairlead_types::{NetnsCookie, SpiffeId};
 use h2::client::ResponseFuture;
 use h2::{Reason, SendStream, ext::Protocol};
 use http::header::{self, HeaderValue};
@@ -76,6 +76,11 @@ impl Transport {
             }
         });
         transport
+    }
+
+    /// SHA-256 of the certificate that `id` has at this moment, lower-case hexadecimal.
+    pub(crate) fn fingerprint(&self, id: &SpiffeId) -> Option<Arc<str>> {
+        self.identity.certificate(id).ok().map(|c| Arc::clone(c.fingerprint()))
     }
 
     async fn place(&self, target: &Target) -> Result<Place, TransportError> {

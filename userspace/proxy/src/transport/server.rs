@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use fairlead_identity::{PeerSvid, Wire, negotiated_wire};
+use fairlead_identity::{PeerSvid, Wire, fingerprint, negotiated_wire};
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
@@ -27,7 +27,7 @@ use super::inbound::{Inbound, InboundHandler, Peer};
 use super::limits;
 use super::outbound::Transport;
 use super::round::{Inner, Round, RoundIo};
-use super::session::{handshake_error, peer_svid, tune};
+use super::session::{handshake_error, peer_leaf, peer_svid, tune};
 
 impl Transport {
     /// Serves one accepted connection: handshake, then every stream to `handler`, until the
@@ -122,6 +122,7 @@ impl Transport {
             addr: from,
             local,
             wire: inbound.wire,
+            fingerprint: fingerprint(peer_leaf(&inner).map_err(handshake)?),
             not_after: not_after.min(certificate.not_after()),
         };
         let (round, io) = inner.split();

@@ -246,9 +246,13 @@ async fn establish(
 
 /// Who the peer is, from the certificate that the handshake verified.
 pub(super) fn peer_svid(inner: &Inner) -> Result<PeerSvid, String> {
+    PeerSvid::from_der(peer_leaf(inner)?).map_err(|e| e.to_string())
+}
+
+/// The peer's certificate, which the handshake verified.
+pub(super) fn peer_leaf(inner: &Inner) -> Result<&[u8], String> {
     let leaf = inner.tls().peer_certificates().and_then(|chain| chain.first());
-    let leaf = leaf.ok_or("the peer presented no certificate")?;
-    PeerSvid::from_der(leaf).map_err(|e| e.to_string())
+    Ok(leaf.ok_or("the peer presented no certificate")?)
 }
 
 /// A session takes no new streams in the last fifth of the time that its shorter-lived

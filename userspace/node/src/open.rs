@@ -31,7 +31,7 @@ pub(crate) fn kernel_features() -> anyhow::Result<Arc<[Feature]>> {
     }
     if !missing.is_empty() {
         bail!(
-            "the kernel lacks, or does not let this user have: {}. Fairlead needs Linux 5.10 or \
+            "the kernel lacks, or does not let this user have: {}. Fairlead needs Linux 6.1 or \
              newer and root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)",
             missing.join(", ")
         );

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::de::{self, Unknown};
 use super::kinds::known_kind;
+use super::mesh::MESH_CONFIG_MAP;
 use super::path::Path;
 use super::problem::{ObjectRef, Problem, Severity};
 use super::sink::Sink;
@@ -31,6 +32,20 @@ const MAX_PROBLEMS: usize = 1_000;
 
 /// Marks an AuthorizationPolicy that is to be tried, not enforced.
 const DRY_RUN: &str = "istio.io/dry-run";
+
+/// The API group of every security policy.
+const POLICY_GROUP: &str = "security.istio.io";
+/// The kinds of it.
+const POLICY_KINDS: [&str; 3] =
+    ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"];
+/// The mesh's settings that what is let through depends on.
+const MESH_SETTINGS: [&str; 5] = [
+    "rootNamespace",
+    "pathNormalization",
+    "outboundTrafficPolicy",
+    "trustDomain",
+    "enableAutoMtls",
+];
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +89,9 @@ pub struct Parsed {
     pub lost: bool,
     /// The file as a whole cannot be read; nothing in it counts.
     pub unreadable: bool,
+    /// How many objects on which security depends the text seems to hold; `None` if nobody could
+    /// read it. Looked for only where it matters: in files that hold one, or hold mistakes.
+    pub(crate) mentions: Option<usize>,
 }
 
 impl Parsed {
@@ -97,7 +115,25 @@ pub fn parse(file: &Arc<PathBuf>, text: &str, format: Format) -> Parsed {
         parsed.problems.truncate(MAX_PROBLEMS);
         parsed.problems.push(Problem::of_file(file, message, None));
     }
+    let of_security = parsed.objects.iter().any(|object| is_of_security(&object.key()));
+    let matters = of_security || parsed.unreadable || parsed.lost || !parsed.rejected.is_empty();
+    parsed.mentions = Some(if matters { mentions(text) } else { 0 });
     parsed
+}
+
+/// Whether security depends on an object of that key: a policy, or the mesh's settings (which say
+/// how paths are normalized, and where the policies of the whole mesh are).
+pub(crate) fn is_of_security(key: &ObjectKey) -> bool {
+    key.kind.is_security() || (key.kind == Kind::ConfigMap && &*key.name == MESH_CONFIG_MAP)
+}
+
+/// How many such objects a text seems to hold, whether or not it can be read. Rather too many
+/// than too few.
+fn mentions(text: &str) -> usize {
+    let count = |word: &&str| text.matches(word).count();
+    let kinds: usize = POLICY_KINDS.iter().map(count).sum();
+    let settings = text.contains("ConfigMap") && MESH_SETTINGS.iter().any(|w| text.contains(w));
+    kinds.max(count(&POLICY_GROUP)) + usize::from(settings)
 }
 
 struct Reader<'f> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fairlead_api::{Kind, ObjectKey, Resource, StringMap};
 
-use super::document::{Parsed, Rejected};
+use super::document::{Parsed, Rejected, is_of_security};
 use super::loader::Load;
 use super::problem::{ObjectRef, Problem, Severity};
 
@@ -68,6 +68,24 @@ struct FileState {
     problems: Vec<Problem>,
     /// The file as it is now cannot be read.
     unreadable: bool,
+    /// It has been readable before.
+    held: bool,
+    /// [`Parsed::mentions`] of its last version without a mistake that hides an object.
+    mentions: usize,
+    /// See [`Store::suspects`].
+    suspect: bool,
+}
+
+impl FileState {
+    /// Whether the file, as it is written now, may hold something that security depends on, and
+    /// of which neither a good version nor the key is known.
+    fn suspects(&self, mentions: Option<usize>) -> bool {
+        let Some(mentions) = mentions else { return !self.held || self.suspect };
+        let refused: BTreeSet<&ObjectKey> = self.rejected.iter().map(|r| &r.key).collect();
+        let objects = self.objects.keys().filter(|key| !refused.contains(key));
+        let known = objects.chain(refused.iter().copied()).filter(|key| is_of_security(key));
+        mentions > self.mentions.max(known.count())
+    }
 }
 
 impl Store {
@@ -147,15 +165,23 @@ impl Store {
     }
 
     /// The refused security policies that have no good version in force: their scopes have to
-    /// fail closed.
+    /// fail closed. The mesh's settings are among them: without them nobody knows how paths are
+    /// normalized, nor which policies are those of the whole mesh.
     pub fn fail_closed(&self) -> impl Iterator<Item = (&ObjectKey, &Refused)> {
-        self.rejected.iter().filter(|(key, refused)| key.kind.is_security() && !refused.last_good)
+        self.rejected.iter().filter(|(key, refused)| is_of_security(key) && !refused.last_good)
     }
 
     /// The files that cannot be read now. What they held before stays in force; a file that has
     /// never been readable may hold anything.
     pub fn unreadable(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
         self.files.iter().filter(|(_, state)| state.unreadable).map(|(file, _)| file)
+    }
+
+    /// The files that cannot be read, wholly or in part, and seem to hold more security policies
+    /// (or settings of the mesh) than are in force or known by name. Nobody knows what they
+    /// forbid, nor to whom.
+    pub fn suspects(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
+        self.files.iter().filter(|(_, state)| state.suspect).map(|(file, _)| file)
     }
 
     /// All objects of a kind, in no order.
@@ -174,7 +200,8 @@ impl Store {
     }
 
     /// The paths that could not be listed at the last look.
-    pub(crate) fn unlisted(&self) -> &[Problem] {
+    #[must_use]
+    pub fn unlisted(&self) -> &[Problem] {
         &self.unlisted
     }
 
@@ -184,12 +211,15 @@ impl Store {
         if parsed.unreadable {
             before.problems = parsed.problems;
             before.unreadable = true;
+            before.suspect = before.suspects(parsed.mentions);
             self.files.insert(Arc::clone(file), before);
             return;
         }
         let mut state = FileState {
             problems: parsed.problems,
             rejected: parsed.rejected,
+            held: true,
+            mentions: if parsed.lost { before.mentions } else { parsed.mentions.unwrap_or(0) },
             ..FileState::default()
         };
         for resource in parsed.objects {
@@ -215,6 +245,7 @@ impl Store {
                 state.objects.insert(key, resource);
             }
         }
+        state.suspect = parsed.lost && state.suspects(parsed.mentions);
         for key in before.objects.keys().filter(|key| !state.objects.contains_key(*key)) {
             self.leave(key, file);
             touched.insert(key.clone());

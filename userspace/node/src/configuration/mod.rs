@@ -5,7 +5,7 @@
 
 mod report;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,10 +20,6 @@ use parking_lot::Mutex;
 pub use report::{Entry, Report, refused};
 
 use crate::supervise::Supervisor;
-
-/// Words without which a file cannot hold a security policy.
-const POLICY_WORDS: [&str; 3] =
-    ["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"];
 
 /// The node's configuration. Dropping it ends the watcher; the last snapshot stays.
 pub struct Configuration {
@@ -44,13 +40,16 @@ impl Configuration {
         let first = store.apply(loader.scan());
         let report = Arc::new(Mutex::new(Report::default()));
         let compiler = Compiler::new(CompilerSettings::new(node));
+        let root = Arc::clone(&compiler.snapshot().mesh.root_namespace);
         let snapshots = SnapshotHandle::new(Arc::clone(compiler.snapshot()));
         let mut follower = Follower {
             compiler,
             snapshots: snapshots.clone(),
             report: Arc::clone(&report),
-            suspects: suspects(&store),
-            root: snapshots.with(|s| Arc::clone(&s.mesh.root_namespace)),
+            unlisted: store.unlisted().iter().map(|p| Arc::clone(&p.file)).collect(),
+            suspects: BTreeSet::new(),
+            settings_namespace: Arc::clone(&root),
+            root,
         };
         follower.apply(&store, &first);
         let supervisor = supervisor.clone();
@@ -84,10 +83,15 @@ struct Follower {
     compiler: Compiler,
     snapshots: SnapshotHandle,
     report: Arc<Mutex<Report>>,
-    /// Files that have not been readable since the start and may hold security policies.
-    suspects: HashSet<Arc<PathBuf>>,
-    /// The root namespace that `suspects` are closed under.
+    /// Paths that have not been readable since the start.
+    unlisted: BTreeSet<Arc<PathBuf>>,
+    /// Paths that may hold security policies of which nobody knows anything: until they can be
+    /// read, everything that an authorization policy could forbid is refused.
+    suspects: BTreeSet<Arc<PathBuf>>,
+    /// The namespace of policies for the whole mesh.
     root: Arc<str>,
+    /// The namespace in which the mesh's settings are looked for.
+    settings_namespace: Arc<str>,
 }
 
 impl Follower {
@@ -98,18 +102,15 @@ impl Follower {
             .map(|key| (key.clone(), store.get(key).cloned()))
             .chain(change.removed.iter().map(|key| (key.clone(), None)))
             .collect();
-        let before = self.suspects.len();
-        let unreadable: HashSet<_> = store.unreadable().collect();
-        self.suspects.retain(|file| unreadable.contains(file));
         let first = self.report.lock().loads == 0;
-        let closed = (first || change.rejected_changed || before != self.suspects.len())
-            .then(|| self.fail_closed(store));
+        let suspects_changed = self.look_for_suspects(store);
+        let closed =
+            (first || change.rejected_changed || suspects_changed).then(|| self.fail_closed(store));
         let update = Update { objects: &objects, fail_closed: closed.as_deref() };
         let (mut snapshot, mut fresh, stats) = self.compiler.apply(&update);
-        let root = &snapshot.mesh.root_namespace;
-        if !self.suspects.is_empty() && *root != self.root {
+        if snapshot.mesh.root_namespace != self.root {
             // The scope of "the whole mesh" has another name now.
-            self.root = Arc::clone(root);
+            self.root = Arc::clone(&snapshot.mesh.root_namespace);
             let closed = self.fail_closed(store);
             let update = Update { objects: &[], fail_closed: Some(&closed) };
             let (again, more, _) = self.compiler.apply(&update);
@@ -151,36 +152,34 @@ impl Follower {
         );
     }
 
+    /// Whether there are others than before.
+    fn look_for_suspects(&mut self, store: &Store) -> bool {
+        let unlisted: HashSet<_> = store.unlisted().iter().map(|p| &p.file).collect();
+        self.unlisted.retain(|path| unlisted.contains(path));
+        let suspects = store.suspects().chain(&self.unlisted).cloned().collect();
+        let changed = suspects != self.suspects;
+        self.suspects = suspects;
+        changed
+    }
+
     fn fail_closed(&self, store: &Store) -> Vec<FailClosed> {
-        let refused = store.fail_closed().map(|(key, refused)| FailClosed {
-            key: key.clone(),
-            selector: refused.selector.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
-        });
         // A policy of the root namespace without selector is one for the whole mesh.
-        let suspected = self.suspects.iter().map(|file| FailClosed {
-            key: ObjectKey::new(
-                Kind::AuthorizationPolicy,
-                &self.root,
-                &format!("unreadable:{}", file.display()),
-            ),
+        let whole_mesh = |why: &str| FailClosed {
+            key: ObjectKey::new(Kind::AuthorizationPolicy, &self.root, why),
             selector: Labels::default(),
+        };
+        let refused = store.fail_closed().filter_map(|(key, refused)| {
+            if key.kind != Kind::ConfigMap {
+                let labels = refused.selector.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+                return Some(FailClosed { key: key.clone(), selector: labels.collect() });
+            }
+            let counts = *key.namespace == *self.settings_namespace;
+            counts.then(|| whole_mesh("mesh-settings-refused"))
         });
+        let suspected =
+            self.suspects.iter().map(|file| whole_mesh(&format!("unreadable:{}", file.display())));
         refused.chain(suspected).collect()
     }
-}
-
-/// The files that cannot be read at the start and may hold security policies. Nobody knows what
-/// they ask for, and there is no last good version: until they can be read, everything that an
-/// authorization policy could forbid is refused.
-fn suspects(store: &Store) -> HashSet<Arc<PathBuf>> {
-    let may_hold_policies = |file: &&Arc<PathBuf>| match std::fs::read(file.as_path()) {
-        Ok(content) => {
-            let text = String::from_utf8_lossy(&content);
-            POLICY_WORDS.iter().any(|word| text.contains(word))
-        }
-        Err(_) => true,
-    };
-    store.unreadable().filter(may_hold_policies).cloned().collect()
 }
 
 #[cfg(test)]

@@ -61,17 +61,19 @@ impl From<&compile::Problem> for Entry {
 }
 
 impl Entry {
-    /// A file that nobody could read since the start.
+    /// A path that may hold security policies that nobody could ever read.
     pub(super) fn suspect(file: &Path) -> Self {
         Self {
             severity: ERROR,
             file: Some(file.display().to_string()),
             object: None,
             field: String::new(),
-            message: "the file could not be read since the daemon started and may hold security \
-                      policies: all traffic to pods of this node is denied until it can be"
-                .into(),
-            allowed: None,
+            message:
+                "what is written here cannot be read, and may hold security policies of which \
+                      no earlier version is in force: all traffic to pods of this node is denied \
+                      until it can be"
+                    .into(),
+            allowed: Some("mend what the other problems of this file say, or remove it".into()),
         }
     }
 

@@ -98,6 +98,25 @@ fn a_file_that_may_hold_policies_and_was_never_readable_closes_the_mesh() {
     dir.write("policy.yaml", "# AuthorizationPolicy: none\n");
     let snapshots = configuration.snapshots().clone();
     within(Duration::from_secs(10), "opening again", || !closed(&snapshots));
+
+    // The same while the daemon runs: a new file, and the mesh's own settings.
+    dir.write("later.yaml", "kind: AuthorizationPolicy\nmetadata: [");
+    within(Duration::from_secs(10), "closing", || closed(&snapshots));
+    fs::remove_file(dir.0.join("later.yaml")).unwrap();
+    within(Duration::from_secs(10), "opening again", || !closed(&snapshots));
+    let settings = |mode: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
+             data:\n  mesh: |\n    rootNamespace: root\n    outboundTrafficPolicy: {{mode: {mode}}}\n"
+        )
+    };
+    dir.write("mesh.yaml", &settings("NEVER"));
+    within(Duration::from_secs(10), "closing", || closed(&snapshots));
+    dir.write("mesh.yaml", &settings("REGISTRY_ONLY"));
+    within(Duration::from_secs(10), "opening again", || !closed(&snapshots));
+    // And under another name of the root namespace.
+    dir.write("later.yaml", "kind: AuthorizationPolicy\nmetadata: [");
+    within(Duration::from_secs(10), "closing", || closed(&snapshots));
 }
 
 #[test]

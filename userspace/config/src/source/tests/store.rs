@@ -164,6 +164,65 @@ fn a_file_that_cannot_be_read_changes_nothing() {
 }
 
 #[test]
+fn what_may_hold_an_unknown_policy_is_suspect() {
+    let mut bed = Bed::new();
+    let suspect = |bed: &Bed| bed.store.suspects().count() == 1;
+    let p = policy("p", "DENY");
+    let (fatal, hidden) = ("---\na: [\n", "---\na: 1\na: 2\n");
+    let nameless = p.replace("name: p, ", "");
+    let slip = p.replace("AuthorizationPolicy", "AuthorisationPolicy");
+    bed.write("x.yaml", &p);
+    let cases = [
+        // A file that was not there before.
+        ("new.yaml", format!("{p}{fatal}"), true),
+        ("new.yaml", format!("{}{hidden}", policy("q", "DENY")), false),
+        ("new.yaml", p.replace("spec:", "kind: Pod\nspec:"), true),
+        ("new.yaml", nameless, true),
+        ("new.yaml", slip, true),
+        ("new.yaml", format!("{}{fatal}", namespace("a", "1")), false),
+        ("new.json", "{\"kind\": \"PeerAuthentication\"".to_owned(), true),
+        ("new.yaml", "kind: ConfigMap\ndata: {mesh: 'rootNamespace: a'".to_owned(), true),
+        // The policy that was there stays in force; another one is nowhere.
+        ("x.yaml", format!("{p}{fatal}"), false),
+        ("x.yaml", p.replace("spec:", "kind: Pod\nspec:"), false),
+        ("x.yaml", format!("{p}---\n{}{fatal}", policy("q", "DENY")), true),
+        ("x.yaml", format!("{p}---\n{}", p.replace("spec:", "kind: Pod\nspec:")), true),
+        ("x.yaml", format!("{p}{hidden}"), false),
+    ];
+    for (file, text, expected) in cases {
+        bed.write(file, &text);
+        assert_eq!(suspect(&bed), expected, "{file}: {text}");
+        assert!(bed.store.get(&policy_key("p")).is_some(), "{file}: {text}");
+        if file != "x.yaml" {
+            std::fs::remove_file(bed.dir.path().join(file)).unwrap();
+            bed.apply();
+        } else {
+            bed.write("x.yaml", &p);
+        }
+        assert_eq!(bed.store.suspects().count(), 0);
+    }
+    std::fs::write(bed.dir.path().join("new.yaml"), [b'a', b':', 0xff]).unwrap();
+    bed.apply();
+    assert!(suspect(&bed), "nobody knows what it says");
+}
+
+#[test]
+fn settings_of_the_mesh_that_never_were_good_fail_closed() {
+    let mut bed = Bed::new();
+    let map = |mesh: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{mesh}'}}\n"
+        )
+    };
+    bed.write("x.yaml", &map("outboundTrafficPolicy: {mode: NEVER}"));
+    assert_eq!(bed.store.fail_closed().count(), 1);
+    bed.write("x.yaml", &map("outboundTrafficPolicy: {mode: REGISTRY_ONLY}"));
+    assert_eq!(bed.store.fail_closed().count(), 0);
+    bed.write("x.yaml", &map("outboundTrafficPolicy: {mode: NEVER}"));
+    assert_eq!(bed.store.fail_closed().count(), 0, "the last good ones are in force");
+}
+
+#[test]
 fn of_several_versions_the_first_file_counts() {
     let mut bed = Bed::new();
     bed.write("b.yaml", &policy("p", "DENY"));

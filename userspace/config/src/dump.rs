@@ -126,6 +126,7 @@ fn workload(workload: &Workload) -> Value {
         "node": &*workload.node,
         "enrolled": workload.enrolled,
         "wire": format!("{:?}", workload.wire),
+        "excludeInboundPorts": workload.exclude_inbound_ports.to_vec(),
     })
 }
 
@@ -135,7 +136,6 @@ fn local(pod: &LocalPod) -> Value {
         ("enrolled", Value::String(pod.workload.enrolled.to_string())),
         ("netns", pod.netns.as_ref().map(|path| path.display().to_string()).into()),
         ("excludeOutboundPorts", pod.exclude_outbound_ports.to_vec().into()),
-        ("excludeInboundPorts", pod.exclude_inbound_ports.to_vec().into()),
         ("excludeOutboundIPRanges", cidrs.into()),
     ])
 }

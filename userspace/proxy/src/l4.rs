@@ -192,7 +192,12 @@ async fn connect(
                     report.parties.verified = Some(outgoing.caller.workload.identity.clone());
                     Some(Arc::clone(inbound))
                 }
-                Way::Plain | Way::Mesh(_) => None,
+                Way::Plain => {
+                    report.parties.destination_unproven();
+                    report.upstream_identity = None;
+                    None
+                }
+                Way::Mesh(_) => None,
             };
             if let Some(inbound) = &local {
                 // A change of policy at the destination cuts what it would not admit any more.

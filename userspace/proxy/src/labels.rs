@@ -77,6 +77,13 @@ pub(crate) struct Parties {
     pub(crate) verified: Option<SpiffeId>,
 }
 
+impl Parties {
+    /// The destination is reached without a proof of who it is.
+    pub(crate) fn destination_unproven(&mut self) {
+        self.destination = self.destination.with_principal(None);
+    }
+}
+
 /// The sides that this node reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sides {

@@ -2,7 +2,7 @@
 //!
 //! An enrolled destination is reached through the mesh or not at all: on this node directly into
 //! its namespace after its own authorization, on another one by the transport. Plaintext is for
-//! destinations that are not in the mesh.
+//! destinations that are not in the mesh, and for ports that a pod keeps out of it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -52,7 +52,7 @@ pub(crate) enum Way {
         /// Its policy.
         inbound: Arc<Inbound>,
     },
-    /// Not in the mesh: plaintext, from the source's namespace.
+    /// Not in the mesh, or a port that is not: plaintext, from the source's namespace.
     Plain,
     /// Elsewhere in the mesh.
     Mesh(Target),
@@ -169,6 +169,9 @@ impl Caller {
         let Some(workload) = workload else {
             return plain(tls, addr);
         };
+        if workload.excludes(addr.port()) {
+            return plain(tls, addr);
+        }
         let expected = |identity: &SpiffeId| match tls {
             UpstreamTls::Mutual { sans } if !sans.is_empty() => sans.contains(identity),
             _ => true,

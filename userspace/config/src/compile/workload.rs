@@ -75,6 +75,7 @@ pub(super) fn compile(
         node: pod.spec.node_name.as_str().into(),
         enrolled: enrolment.is_enrolled(),
         wire: wire(pod, enrolment, context.node, report),
+        exclude_inbound_ports: list(pod, "excludeInboundPorts", "port numbers", report),
     })
 }
 
@@ -139,7 +140,6 @@ pub(super) fn local(pod: &Pod, workload: &Arc<Workload>, report: &mut Report<'_>
         workload: Arc::clone(workload),
         netns: netns.map(PathBuf::from),
         exclude_outbound_ports: list(pod, "excludeOutboundPorts", "port numbers", report),
-        exclude_inbound_ports: list(pod, "excludeInboundPorts", "port numbers", report),
         exclude_outbound_cidrs: list::<Range>(pod, "excludeOutboundIPRanges", "CIDRs", report)
             .iter()
             .map(|range| range.0)

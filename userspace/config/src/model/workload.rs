@@ -43,6 +43,18 @@ pub struct Workload {
     pub enrolled: bool,
     /// How an enrolled pod is reached from another node.
     pub wire: PeerWire,
+    /// Ports at which its traffic is not captured
+    /// (`traffic.sidecar.istio.io/excludeInboundPorts`).
+    pub exclude_inbound_ports: Box<[u16]>,
+}
+
+impl Workload {
+    /// Whether nothing of the mesh stands before this port: whoever wants it, from wherever,
+    /// reaches the application itself. HBONE comes to a port of its own, which nobody excludes.
+    #[must_use]
+    pub fn excludes(&self, port: u16) -> bool {
+        self.wire != PeerWire::Hbone && self.exclude_inbound_ports.contains(&port)
+    }
 }
 
 /// How a workload is reached.
@@ -79,8 +91,6 @@ pub struct LocalPod {
     pub netns: Option<PathBuf>,
     /// `traffic.sidecar.istio.io/excludeOutboundPorts`.
     pub exclude_outbound_ports: Box<[u16]>,
-    /// `traffic.sidecar.istio.io/excludeInboundPorts`.
-    pub exclude_inbound_ports: Box<[u16]>,
     /// `traffic.sidecar.istio.io/excludeOutboundIPRanges`.
     pub exclude_outbound_cidrs: Box<[IpNet]>,
 }

@@ -219,7 +219,7 @@ impl Enrolment {
         let spec = PodSpec {
             excluded_outbound_ports: pod.exclude_outbound_ports.to_vec(),
             excluded_outbound_ranges: pod.exclude_outbound_cidrs.to_vec(),
-            excluded_inbound_ports: pod.exclude_inbound_ports.to_vec(),
+            excluded_inbound_ports: pod.workload.exclude_inbound_ports.to_vec(),
             ..PodSpec::new(id.clone(), path.to_owned())
         };
         let mut retry = match seat {

@@ -121,12 +121,12 @@ fn pod(name: &str, netns: Option<&str>, enrolled: bool) -> LocalPod {
         node: text("a"),
         enrolled,
         wire: PeerWire::Native,
+        exclude_inbound_ports: Box::default(),
     };
     LocalPod {
         workload: Arc::new(workload),
         netns: netns.map(PathBuf::from),
         exclude_outbound_ports: Box::default(),
-        exclude_inbound_ports: Box::default(),
         exclude_outbound_cidrs: Box::default(),
     }
 }

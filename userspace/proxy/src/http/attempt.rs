@@ -176,7 +176,10 @@ async fn one(
             let facts = caller.facts(addr);
             arrive::deliver_local(&pod, &inbound, &facts, http2, timeout, request).await
         }
-        Way::Plain => send::plain(caller, addr, http2, timeout, request).await,
+        Way::Plain => {
+            exchange.unproven();
+            send::plain(caller, addr, http2, timeout, request).await
+        }
         Way::Mesh(target) => {
             let service = choice.as_cluster().map(|c| &*c.service.host);
             let meta = caller.meta(addr, service);

@@ -118,6 +118,12 @@ impl Exchange {
         }
     }
 
+    /// The upstream is reached without a proof of who it is.
+    pub(crate) fn unproven(&mut self) {
+        self.parties.destination_unproven();
+        self.upstream_identity = None;
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

@@ -129,6 +129,7 @@ async fn ask(
             over_http1(io, request, exchange).await
         }
         Way::Plain => {
+            exchange.unproven();
             let io = caller.connect_plain(addr, timeout).await?;
             over_http1(io, request, exchange).await
         }

@@ -244,6 +244,18 @@ impl World {
         wire: PeerWire,
         labels: &[(&str, &str)],
     ) -> TestPod {
+        self.pod_excluding(node, name, wire, labels, &[]).await
+    }
+
+    /// A pod with ports at which it is not captured.
+    pub(super) async fn pod_excluding(
+        &mut self,
+        node: usize,
+        name: &str,
+        wire: PeerWire,
+        labels: &[(&str, &str)],
+        exclude_inbound: &[u16],
+    ) -> TestPod {
         let [high, low] = NEXT_IP.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let ip = IpAddr::V4(Ipv4Addr::new(127, 100, high, low));
         let enrolled = wire != PeerWire::Plain;
@@ -264,6 +276,7 @@ impl World {
             node: format!("node-{node}").into(),
             enrolled,
             wire,
+            exclude_inbound_ports: exclude_inbound.into(),
         });
         let port = Arc::new(FakePort {
             ip,
@@ -275,7 +288,6 @@ impl World {
             workload: Arc::clone(&workload),
             netns: None,
             exclude_outbound_ports: Box::default(),
-            exclude_inbound_ports: Box::default(),
             exclude_outbound_cidrs: Box::default(),
         });
         let mut capture = None;
@@ -320,12 +332,13 @@ impl World {
         let addr = listener.local_addr().unwrap();
         let shared = Arc::clone(&self.nodes[pod.node].plane.shared);
         let fake = Arc::clone(&pod.port);
-        let (enrolled, id) = (pod.workload.enrolled, pod.workload.id.clone());
+        let captured = pod.workload.enrolled && !pod.workload.exclude_inbound_ports.contains(&port);
+        let id = pod.workload.id.clone();
         tokio::spawn(async move {
             loop {
                 let Ok((stream, peer)) = listener.accept().await else { return };
                 let _ = stream.set_nodelay(true);
-                if enrolled && peer.ip() != DELIVERY {
+                if captured && peer.ip() != DELIVERY {
                     let pod = shared.pod(&id).unwrap();
                     tokio::spawn(inbound::serve(Arc::clone(&shared), pod, stream));
                     continue;

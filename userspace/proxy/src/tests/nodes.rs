@@ -150,6 +150,41 @@ async fn hbone_carries_bytes_and_http() {
 }
 
 #[tokio::test]
+async fn ports_that_a_pod_keeps_out_of_the_mesh() {
+    const OUT: u16 = 7070;
+    const OUT_HTTP: u16 = 7071;
+    for at in [0, 1] {
+        let mut world = World::new(2);
+        let client = world.pod(0, "client", PeerWire::Native).await;
+        let excluded = [OUT, OUT_HTTP];
+        let server = world.pod_excluding(at, "server", PeerWire::Native, &[], &excluded).await;
+        let bytes = world.listen_at(&server, OUT, echo).await;
+        let web = world.listen_at(&server, OUT_HTTP, http1::switching).await;
+        let kept = world.listen(&server, echo).await;
+        let (db, _) = world.service("db", AppProtocol::Tcp, &[(&server, bytes)]);
+        let (ws, _) = world.service("ws", AppProtocol::Http, &[(&server, web)]);
+        let (in_mesh, _) = world.service("kept", AppProtocol::Tcp, &[(&server, kept)]);
+        // Policy is for what the mesh carries.
+        world.authz(&server, vec![policy(Action::Allow, &["nobody"], &[])]);
+        world.publish().await;
+        // By the service and by the pod's address.
+        for to in [db, bytes] {
+            let got = soon(ask(&client, to, "x")).await.unwrap();
+            assert_eq!(got, format!("{} x", client.ip));
+        }
+        http1::switch(&client, ws).await;
+        assert!(world.nodes[1].plane.connections().is_empty(), "no session");
+        let refused = soon(ask(&client, in_mesh, "x")).await;
+        assert!(!matches!(&refused, Ok(got) if !got.is_empty()), "{refused:?}");
+        let log = world.nodes[0].log(5).await;
+        assert_eq!(log[0]["upstream_host"], bytes.to_string());
+        let plain = ["destination_principal=\"unknown\"", "destination_workload=\"server\""];
+        let opened = "istio_tcp_connections_opened_total";
+        assert_eq!(world.nodes[0].metric(opened, &plain), 2, "nobody has proven an identity");
+    }
+}
+
+#[tokio::test]
 async fn plaintext_from_outside() {
     let mut world = World::new(1);
     let server = world.pod(0, "server", PeerWire::Native).await;

@@ -28,6 +28,7 @@ pub(in super::super) fn workload(namespace: &str, app: &str) -> Workload {
         node: "".into(),
         enrolled: true,
         wire: PeerWire::Native,
+        exclude_inbound_ports: Box::default(),
     }
 }
 

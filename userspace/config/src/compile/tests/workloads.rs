@@ -94,7 +94,7 @@ fn local_pods_and_their_inbound_side() {
     let ratings = &snapshot.local[&WorkloadId::new("default", "ratings-v9")];
     assert_eq!(ratings.netns.as_deref(), Some(std::path::Path::new("/run/netns/ratings")));
     assert_eq!(*ratings.exclude_outbound_ports, [25, 443]);
-    assert_eq!(*ratings.exclude_inbound_ports, [9999]);
+    assert_eq!(*ratings.workload.exclude_inbound_ports, [9999]);
     let ranges: Vec<String> =
         ratings.exclude_outbound_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(ranges, ["10.1.0.0/16", "192.0.2.7/32"]);
@@ -107,6 +107,35 @@ fn local_pods_and_their_inbound_side() {
     assert_eq!(inbound.mtls(9080), MtlsMode::Permissive);
     assert!(inbound.port(80).is_none() && inbound.authz.is_empty());
     assert!(snapshot.inbound_at("10.0.0.3".parse().unwrap()).is_none(), "on another node");
+}
+
+#[test]
+fn excluded_inbound_ports_are_known_of_pods_elsewhere() {
+    let labels = [("app", "reviews"), ("version", "v2")];
+    let excluding = |ports: &str, more: &str| {
+        pod("reviews-v2", "10.0.1.2", "node-b", &labels).replace(
+            "  labels:\n",
+            &format!(
+                "  annotations: {{traffic.sidecar.istio.io/excludeInboundPorts: '{ports}'{more}}}
+  labels:\n"
+            ),
+        )
+    };
+    let mut fixture = Fixture::new(&bookinfo());
+    let before = at(&fixture, "10.0.1.2");
+    assert!(before.exclude_inbound_ports.is_empty());
+    fixture.apply(&excluding("9080, 9999", ""));
+    let after = at(&fixture, "10.0.1.2");
+    assert!(after.excludes(9080) && after.excludes(9999) && !after.excludes(9081));
+    // The endpoints of its services know it too.
+    let port = fixture.port("default", "reviews", 9080);
+    let snapshot = fixture.snapshot();
+    let endpoints = &snapshot.cluster(port.common.default_cluster).unwrap().endpoints;
+    let known = |e: &crate::model::Endpoint| e.workload.as_ref().is_some_and(|w| w.excludes(9080));
+    assert_eq!(endpoints.iter().filter(|e| known(e)).count(), 1);
+    // HBONE comes to its own port.
+    fixture.apply(&excluding("9080", ", fairlead.io/transport: hbone"));
+    assert!(!at(&fixture, "10.0.1.2").excludes(9080));
 }
 
 #[test]

@@ -62,9 +62,11 @@ impl Node {
         )?;
         shell::ip_batch(Some(wire.name()), &format!("link set n{number} master br0 up\n"))?;
         let [v4, v6] = node_ips(number);
+        // A bridge without an address of its own takes one of its ports' and changes it when a
+        // port joins: pods would go on sending to the old one.
         let mut commands = format!(
             "link set eth0 up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad\n\
-             link add cni0 type bridge mcast_snooping 0\nlink set cni0 up\n\
+             link add cni0 address 02:77:00:00:00:01 type bridge mcast_snooping 0\nlink set cni0 up\n\
              addr add 10.77.{number}.1/24 dev cni0\naddr add fd77:{number}::1/64 dev cni0 nodad\n"
         );
         for other in (0..nodes).filter(|o| *o != number) {

@@ -3,7 +3,8 @@
 
 use fairlead_types::SpiffeId;
 use http::header::{
-    CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri, Version};
@@ -35,14 +36,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Headers that a `Connection` header may not make us drop, because they carry meaning end to end
 /// and an application or a policy behind us relies on them (RFC 9110 section 7.6.1 forbids
 /// naming them).
-const KEPT: [HeaderName; 6] = [
-    HOST,
-    http::header::CONTENT_LENGTH,
-    http::header::AUTHORIZATION,
-    REQUEST_ID,
-    XFCC,
-    FORWARDED_PROTO,
-];
+const KEPT: [HeaderName; 6] =
+    [HOST, CONTENT_LENGTH, http::header::AUTHORIZATION, REQUEST_ID, XFCC, FORWARDED_PROTO];
 
 /// Removes the headers of the hop that the message came over (RFC 9110 section 7.6.1). Proxy
 /// credentials stay: they are for a proxy that the client chose, which we are not. `upgrade` keeps `Connection: upgrade` and `Upgrade`, for messages that switch protocols.
@@ -91,11 +86,15 @@ fn contains_token(value: &HeaderValue, token: &str) -> bool {
 }
 
 /// Whether the request asks for a switch of protocols (RFC 9110 section 7.8): `Connection:
-/// upgrade` with `Upgrade`, except to `h2c`, which is refused by ignoring it.
+/// upgrade` with `Upgrade`, except to `h2c` and in requests with a body, where it is refused by
+/// ignoring it.
 pub(crate) fn is_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && request.headers().get_all(CONNECTION).iter().any(|v| contains_token(v, "upgrade"))
         && request.headers().contains_key(UPGRADE)
+        // What follows a switch must not be taken for a body, nor a body for what follows it.
+        && !request.headers().contains_key(TRANSFER_ENCODING)
+        && request.headers().get_all(CONTENT_LENGTH).iter().all(|length| length == "0")
         // Every line counts: one of them that asks for h2c would open a way around L7 policy.
         && request
             .headers()

@@ -62,6 +62,11 @@ fn upgrades() {
     let h2c = [("connection", "upgrade, http2-settings"), ("upgrade", "h2c")];
     assert!(!is_upgrade(&request(Version::HTTP_11, "GET", "/", &h2c)));
     assert!(!is_upgrade(&request(Version::HTTP_11, "GET", "/", &[("upgrade", "websocket")])));
+    let with = |more| request(Version::HTTP_11, "POST", "/", &[ws[0], ws[1], more]);
+    assert!(is_upgrade(&with(("content-length", "0"))));
+    for body in [("content-length", "5"), ("transfer-encoding", "chunked")] {
+        assert!(!is_upgrade(&with(body)), "{body:?}");
+    }
 }
 
 #[test]

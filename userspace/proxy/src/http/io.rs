@@ -1,5 +1,8 @@
 //! A downstream connection that notices a client which begins a request and does not come to the
 //! end of its headers. Waiting between requests is free; hyper's own timeout would end that too.
+//!
+//! Only HTTP/1 is watched: what an HTTP/2 client sends between requests (settings, credit, pings)
+//! begins none, and an unfinished head there costs no more than an idle connection does.
 
 use std::io;
 use std::pin::Pin;
@@ -8,13 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::live::Live;
 
-/// Requests of one connection that are being answered.
+/// Requests of one connection that are being answered, to the end of their responses, and what
+/// the connection carries after a switch of protocols.
 #[derive(Clone, Default)]
 pub(super) struct InFlight(Arc<AtomicUsize>);
 
@@ -38,20 +43,52 @@ impl Drop for Answering {
     }
 }
 
+/// A response's body, whose request is being answered until the body has been taken.
+pub(super) struct Held<B> {
+    pub(super) body: B,
+    pub(super) _answering: Answering,
+}
+
+impl<B: Body + Unpin> Body for Held<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 pin_project! {
     /// The connection.
     pub(super) struct SlowHead<T> {
         #[pin]
         inner: T,
         in_flight: InFlight,
-        limit: Duration,
+        limit: Option<Duration>,
         live: Arc<Live>,
         head: Option<Pin<Box<Sleep>>>,
     }
 }
 
 impl<T> SlowHead<T> {
-    pub(super) fn new(inner: T, in_flight: InFlight, limit: Duration, live: Arc<Live>) -> Self {
+    /// Without a `limit` it only counts bytes.
+    pub(super) fn new(
+        inner: T,
+        in_flight: InFlight,
+        limit: Option<Duration>,
+        live: Arc<Live>,
+    ) -> Self {
         Self { inner, in_flight, limit, live, head: None }
     }
 }
@@ -72,7 +109,7 @@ impl<T: AsyncRead> AsyncRead for SlowHead<T> {
                 if !this.in_flight.is_idle() {
                     *this.head = None;
                 } else if this.head.is_none() {
-                    *this.head = Some(Box::pin(sleep(*this.limit)));
+                    *this.head = this.limit.map(|limit| Box::pin(sleep(limit)));
                 }
                 Poll::Ready(Ok(()))
             }

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::arrive::Arrival;
 use super::exchange::Reported;
-use super::io::{InFlight, SlowHead};
+use super::io::{Answering, Held, InFlight, SlowHead};
 use super::service;
 use crate::body::Body;
 use crate::live::{Entry, Live};
@@ -91,7 +91,8 @@ where
     R: Future<Output = Response<Reported>> + Send + 'static,
 {
     let in_flight = InFlight::default();
-    let io = SlowHead::new(io, in_flight.clone(), HEADER_TIME, entry.live());
+    let limit = (!http2).then_some(HEADER_TIME);
+    let io = SlowHead::new(io, in_flight.clone(), limit, entry.live());
     let io = TokioIo::new(io);
     let switched = Switched::default();
     let (switching, live) = (switched.clone(), entry.live());
@@ -102,12 +103,12 @@ where
             client: hyper::upgrade::on(&mut request),
             switched: switching.clone(),
             live: Arc::clone(&live),
+            answering: in_flight.enter(),
         });
         let response = handle(request.map(Body::Incoming), switch);
         async move {
             let response = response.await;
-            drop(answering);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| Held { body, _answering: answering }))
         }
     });
     let mut draining = pin!(async move {
@@ -193,6 +194,7 @@ pub(crate) struct Switch {
     client: OnUpgrade,
     switched: Switched,
     live: Arc<Live>,
+    answering: Answering,
 }
 
 impl Switch {
@@ -201,7 +203,7 @@ impl Switch {
     where
         F: Future<Output = ()> + Send,
     {
-        let client = self.client;
+        let (client, answering) = (self.client, self.answering);
         let mut switched = self.switched.0.lock();
         // An HTTP/2 connection may live through many.
         while switched.try_join_next().is_some() {}
@@ -209,6 +211,7 @@ impl Switch {
             if let Ok(client) = client.await {
                 carry(client).await;
             }
+            drop(answering);
         });
     }
 
@@ -228,3 +231,7 @@ where
         _ = entry.until_cut() => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -11,6 +11,8 @@ use crate::common::{echo_args, heavy, seconds, service};
 
 const MARKER: &str = "MARKER-first-act";
 
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: istio-system}\nspec: {mtls: {mode: STRICT}}\n";
+
 /// Starts in the suite; `cargo xtask soak` goes on for as long as it is told.
 const STARTS: usize = 1000;
 
@@ -24,6 +26,9 @@ fn first_acts_are_captured_or_refused_while_the_daemon_dies() -> Result<()> {
     }
     let server = mesh.pod(PodSpec::new("server").on(1))?;
     mesh.service(service("server"));
+    // A daemon that is killed between connect() and its first byte leaves a silent connection,
+    // which PERMISSIVE would take for a client in plaintext and answer.
+    mesh.apply("strict", STRICT)?;
     mesh.start()?;
     let _echo = server.serve(&echo_args("server", "v1"))?;
     let to = format!("{}:9000", server.ip());

@@ -14,7 +14,7 @@ impl Compiler {
         if dirty.authz {
             let mut problems = Vec::new();
             let policies: Vec<_> = self.security.authorization.values().cloned().collect();
-            let closed: Vec<_> = self.security.closed(Kind::AuthorizationPolicy).cloned().collect();
+            let closed = self.security.closed_requests();
             self.security.authz_index = authz::compile(
                 &policies,
                 &closed,

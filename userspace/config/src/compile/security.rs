@@ -44,8 +44,44 @@ impl Security {
         }
     }
 
+    /// The refused policies in whose scope requests are denied: those that decide on requests. A
+    /// RequestAuthentication gets a name that no AuthorizationPolicy can have.
+    pub(super) fn closed_requests(&self) -> Vec<FailClosed> {
+        let authentication = self.closed(Kind::RequestAuthentication).map(|closed| {
+            let name = format!("{}/{}", closed.key.kind, closed.key.name);
+            let key = ObjectKey::new(Kind::AuthorizationPolicy, &closed.key.namespace, &name);
+            FailClosed { key, selector: closed.selector.clone() }
+        });
+        self.closed(Kind::AuthorizationPolicy).cloned().chain(authentication).collect()
+    }
+
     /// The refused policies of one kind.
     pub(super) fn closed(&self, kind: Kind) -> impl Iterator<Item = &FailClosed> {
         self.fail_closed.iter().filter(move |closed| closed.key.kind == kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_request_authentication_closes_its_scope_and_replaces_no_policy() {
+        let closed = |kind, app: &str| FailClosed {
+            key: ObjectKey::new(kind, "ns", "jwt"),
+            selector: [("app", app)].into_iter().collect(),
+        };
+        let security = Security {
+            fail_closed: vec![
+                closed(Kind::RequestAuthentication, "a"),
+                closed(Kind::AuthorizationPolicy, "b"),
+                closed(Kind::PeerAuthentication, "c"),
+            ],
+            ..Security::default()
+        };
+        let requests = security.closed_requests();
+        let names: Vec<&str> = requests.iter().map(|closed| &*closed.key.name).collect();
+        assert_eq!(names, ["jwt", "RequestAuthentication/jwt"]);
+        assert_eq!(requests[1].selector, [("app", "a")].into_iter().collect());
     }
 }

@@ -120,6 +120,27 @@ fn a_file_that_may_hold_policies_and_was_never_readable_closes_the_mesh() {
 }
 
 #[test]
+fn a_request_authentication_that_cannot_be_enforced_closes_its_scope() {
+    let dir = Dir::new("jwt");
+    dir.write("pods.yaml", &pod("one", "10.0.0.1"));
+    let jwt = |namespace: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: jwt, \
+             namespace: {namespace}}}\nspec: {{jwtRules: [{{issuer: a, jwksUri: 'https://a/jwks'}}]}}\n"
+        )
+    };
+    dir.write("jwt.yaml", &jwt("default"));
+    let configuration = dir.start();
+    let closed = || {
+        let snapshot = configuration.snapshots().load();
+        snapshot.inbound.values().all(|i| i.authz.policies().count() == 1)
+    };
+    assert!(closed());
+    dir.write("jwt.yaml", &jwt("other"));
+    within(Duration::from_secs(10), "opening", || !closed());
+}
+
+#[test]
 fn rereading_finds_what_timestamps_hide() {
     let dir = Dir::new("reread");
     dir.write("pods.yaml", &pod("one", "10.0.0.1"));

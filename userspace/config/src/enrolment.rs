@@ -116,6 +116,36 @@ fn switch(labels: &StringMap, key: &str, on: &str, off: &str) -> Option<bool> {
     }
 }
 
+/// A label or annotation of enrolment with a value that says nothing: most likely a slip, and the
+/// pods stay outside for it.
+pub(crate) struct Unclear<'m> {
+    /// `labels` or `annotations`.
+    pub(crate) field: &'static str,
+    /// Which.
+    pub(crate) key: &'static str,
+    /// What is written.
+    pub(crate) value: &'m str,
+    /// The values that mean something.
+    pub(crate) allowed: [&'static str; 2],
+}
+
+/// All that is unclear in what a pod, or else a namespace, says about enrolment.
+pub(crate) fn unclear(metadata: &ObjectMeta, of_pod: bool) -> impl Iterator<Item = Unclear<'_>> {
+    const INJECT: (&str, [&str; 2]) = ("sidecar.istio.io/inject", ["true", "false"]);
+    const NAMESPACE: (&str, [&str; 2]) = ("istio-injection", ["enabled", "disabled"]);
+    let annotation = of_pod.then_some(("annotations", &metadata.annotations, INJECT));
+    let words = [
+        (MESH_LABEL, ["enabled", "disabled"]),
+        ("istio.io/dataplane-mode", ["ambient", "none"]),
+        if of_pod { INJECT } else { NAMESPACE },
+    ];
+    let labels = words.into_iter().map(|word| ("labels", &metadata.labels, word));
+    labels.chain(annotation).filter_map(|(field, map, (key, allowed))| {
+        let value = map.get(key)?.as_str();
+        (!allowed.contains(&value)).then_some(Unclear { field, key, value, allowed })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use fairlead_api::core::Container;

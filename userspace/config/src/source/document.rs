@@ -312,7 +312,7 @@ fn typed(kind: Kind, node: &Node<'_>, namespace: &str, sink: &mut Sink<'_>) -> O
         }};
     }
     Some(match kind {
-        Kind::Namespace => object!(Namespace, |_, _| {}),
+        Kind::Namespace => object!(Namespace, validate::namespace),
         Kind::Node => object!(KubeNode, validate::node),
         Kind::Pod => object!(Pod, validate::pod),
         Kind::Service => object!(Service, validate::service),

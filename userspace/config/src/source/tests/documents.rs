@@ -290,6 +290,36 @@ fn json_files() {
 }
 
 #[test]
+fn enrolment_that_says_nothing_is_told() {
+    for (kind, metadata, path) in [
+        (
+            "Namespace",
+            "labels: {istio.io/dataplane-mode: Ambient}",
+            "labels[istio.io/dataplane-mode]",
+        ),
+        ("Namespace", "labels: {istio-injection: 'true'}", "labels[istio-injection]"),
+        ("Pod", "labels: {fairlead.io/mesh: enable}", "labels[fairlead.io/mesh]"),
+        (
+            "Pod",
+            "annotations: {sidecar.istio.io/inject: 'no'}",
+            "annotations[sidecar.istio.io/inject]",
+        ),
+        ("Pod", "labels: {fairlead.io/mesh: enabled, sidecar.istio.io/inject: 'false'}", ""),
+        ("Namespace", "labels: {istio-injection: disabled, sidecar.istio.io/inject: x}", ""),
+    ] {
+        let text = format!("apiVersion: v1\nkind: {kind}\nmetadata:\n  name: a\n  {metadata}\n");
+        let parsed = yaml(&text);
+        assert_eq!(parsed.objects.len(), 1, "{metadata}");
+        let told: Vec<&str> = parsed.problems.iter().map(|p| p.field.as_str()).collect();
+        match path {
+            "" => assert!(told.is_empty(), "{metadata}: {told:?}"),
+            _ => assert_eq!(told, [format!("metadata.{path}")], "{metadata}"),
+        }
+        assert!(!parsed.problems.iter().any(Problem::is_error));
+    }
+}
+
+#[test]
 fn core_kinds() {
     let service = "  clusterIP: 10.0.0.999\n  ports:\n  - {port: 0}\n  - {port: 80, name: a}\n  - {port: 80, name: a, targetPort: 70000}\n";
     let parsed = yaml(&object("v1", "Service", service));

@@ -35,10 +35,27 @@ pub(super) use service::service;
 pub(super) use service_entry::service_entry;
 pub(super) use virtual_service::virtual_service;
 
-use fairlead_api::{Kind, ObjectKey};
+use fairlead_api::core::Namespace;
+use fairlead_api::{Kind, ObjectKey, ObjectMeta};
 
 use super::path::Path;
 use super::sink::Sink;
+use crate::enrolment;
+
+/// A namespace is its labels.
+pub(super) fn namespace(object: &Namespace, sink: &mut Sink<'_>) {
+    enrolment_words(&object.metadata, false, sink);
+}
+
+/// What decides on enrolment and says nothing would leave pods outside without a word.
+fn enrolment_words(metadata: &ObjectMeta, of_pod: bool, sink: &mut Sink<'_>) {
+    for unclear in enrolment::unclear(metadata, of_pod) {
+        let (root, [on, off]) = (Path::Root, unclear.allowed);
+        let message = format!("{:?} says nothing about the mesh", unclear.value);
+        let place = root.field("metadata");
+        sink.warn(&place.field(unclear.field).key(unclear.key), message, &format!("{on} or {off}"));
+    }
+}
 
 /// Name and namespace of any object.
 pub(super) fn metadata(kind: Kind, key: &ObjectKey, sink: &mut Sink<'_>) {

@@ -9,6 +9,7 @@ use crate::source::path::Path;
 use crate::source::sink::Sink;
 
 pub(in super::super) fn pod(object: &Pod, sink: &mut Sink<'_>) {
+    super::enrolment_words(&object.metadata, true, sink);
     let root = Path::Root;
     let (spec, status) = (root.field("spec"), root.field("status"));
     if !checks::is_dns_name(object.service_account()) {

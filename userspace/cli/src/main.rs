@@ -12,9 +12,14 @@ use clap::Parser;
 /// Exit code for wrong usage and for what could not be done at all.
 const USAGE: u8 = 2;
 
+const EXAMPLES: &str = "\
+Examples:
+  fairlead validate config/          what a node would say about these files
+  fairlead validate --help           more of them";
+
 /// Works with a Fairlead mesh.
 #[derive(Debug, Parser)]
-#[command(name = "fairlead", version, arg_required_else_help = true)]
+#[command(name = "fairlead", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: commands::Command,

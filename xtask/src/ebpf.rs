@@ -133,7 +133,7 @@ fn find_or_install() -> Result<Toolchain> {
         Ok(toolchain) => return Ok(toolchain),
         Err(missing) => missing,
     };
-    let installable = Path::new("/etc/debian_version").exists() && is_root();
+    let installable = Path::new("/etc/debian_version").exists() && workspace::is_root();
     if !installable {
         bail!(
             "no toolchain for eBPF.\n  Debian's: {debian}; as root on Debian 12, `apt-get install \
@@ -372,10 +372,6 @@ fn path_with(first: &Path) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::iter::once(first.to_owned()).chain(std::env::split_paths(&path));
     Ok(std::env::join_paths(dirs)?)
-}
-
-fn is_root() -> bool {
-    output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 
 fn output(command: &mut Command) -> Result<String> {

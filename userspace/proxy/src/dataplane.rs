@@ -182,8 +182,8 @@ async fn follow_policy(shared: Arc<Shared>, changed: Arc<Notify>) {
         let snapshot = shared.snapshots.load();
         shared.live.each(|live| {
             let Some(guarded) = live.guarded() else { return };
-            let (workload, facts) = (&guarded.workload, &guarded.facts);
-            if let Err(refused) = reach::still_admitted(&snapshot, workload, facts) {
+            if let Err(refused) = reach::still_admitted(&snapshot, &guarded) {
+                let (workload, facts) = (&guarded.workload, &guarded.facts);
                 let reason = refused.reason;
                 tracing::info!(%workload, client = %facts.source, reason, "connection cut");
                 live.cut(Cut::Policy(reason.into()));

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::choice::{Choice, Chosen};
 use crate::first::{Opening, read_opening};
 use crate::labels::{self, Sides};
-use crate::live::{Entry, State};
+use crate::live::{Entry, Guarded, State};
 use crate::outbound::Outgoing;
 use crate::random::random_u32;
 use crate::reach::{CONNECT_ATTEMPTS, Failure, Upstream, Way};
@@ -203,7 +203,8 @@ async fn connect(
                 // A change of policy at the destination cuts what it would not admit any more.
                 let facts = outgoing.caller.facts(chosen.addr);
                 let shared = &outgoing.caller.shared;
-                shared.guard(&report.entry, snapshot, &inbound.workload.id, facts)?;
+                let guarded = Guarded::connection(&inbound.workload.id, facts);
+                shared.guard(&report.entry, snapshot, guarded)?;
             } else {
                 report.entry.unguard();
             }

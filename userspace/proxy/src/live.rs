@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use fairlead_telemetry::TcpConnection;
 use fairlead_types::{SpiffeId, WorkloadId};
 use futures_util::task::AtomicWaker;
+use http::Request;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -70,6 +71,16 @@ impl Facts {
 pub(crate) struct Guarded {
     pub(crate) workload: WorkloadId,
     pub(crate) facts: Facts,
+    /// The request, in the form that was judged, where one made the connection what it is (an
+    /// upgrade, CONNECT).
+    pub(crate) request: Option<Request<()>>,
+}
+
+impl Guarded {
+    /// A connection of bytes.
+    pub(crate) fn connection(workload: &WorkloadId, facts: Facts) -> Self {
+        Self { workload: workload.clone(), facts, request: None }
+    }
 }
 
 /// A connection, as the admin API shows it.
@@ -175,10 +186,10 @@ impl Live {
         series.sent(news(&self.published.received, received));
     }
 
-    /// From here on a change of policy at the destination is asked again with these facts. See
+    /// From here on a change of policy at the destination is asked about it again. See
     /// [`crate::state::Shared::guard`], which leaves no gap.
-    pub(crate) fn guard(&self, workload: &WorkloadId, facts: Facts) {
-        *self.guarded.lock() = Some(Arc::new(Guarded { workload: workload.clone(), facts }));
+    pub(crate) fn guard(&self, guarded: Arc<Guarded>) {
+        *self.guarded.lock() = Some(guarded);
     }
 
     /// The destination turned out to be none of this node's.

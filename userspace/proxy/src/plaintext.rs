@@ -12,7 +12,7 @@ use crate::first::{Opening, SILENCE, read_opening};
 use crate::http::{arrive, server};
 use crate::inbound::{Arrival, HELLO, Receiver, look, mesh};
 use crate::l4;
-use crate::live::{Facts, State};
+use crate::live::{Facts, Guarded, State};
 use crate::reach::{self, Upstream};
 use crate::report::{TcpReport, Verdict};
 use crate::sock::{self, Prefixed};
@@ -132,7 +132,7 @@ impl Plain {
         reach::authorize(&self.inbound, &self.facts()).map_err(reach::Failure::verdict)?;
         let (shared, pod) = (&self.receiver.shared, &self.receiver.pod.id);
         shared
-            .guard(&report.entry, snapshot, pod, self.facts())
+            .guard(&report.entry, snapshot, Guarded::connection(pod, self.facts()))
             .map_err(reach::Failure::verdict)?;
         report.name_application(self.local);
         let timeout = snapshot.mesh.connect_timeout;

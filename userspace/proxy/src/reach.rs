@@ -12,12 +12,13 @@ use std::time::Duration;
 use fairlead_config::model::{Inbound, MtlsMode, PeerWire, Snapshot, UpstreamTls, Workload};
 use fairlead_policy::ConnView;
 use fairlead_policy::authz::Verdict as Authorization;
-use fairlead_types::{ClientAddr, Refusal, ResponseFlags, SpiffeId, WorkloadId};
+use fairlead_types::{ClientAddr, Refusal, ResponseFlags, SpiffeId};
 use http::HeaderValue;
 use tokio::net::TcpStream;
 
 use crate::choice::{Choice, Chosen};
-use crate::live::Facts;
+use crate::http::arrive;
+use crate::live::{Facts, Guarded};
 use crate::report::Verdict;
 use crate::sock;
 use crate::state::{Pod, Shared, address_like};
@@ -296,20 +297,22 @@ pub(crate) fn authorize(inbound: &Inbound, facts: &Facts) -> Result<(), Failure>
     }
 }
 
-/// Asks the destination's policy about a connection that exists. A pod that has left the mesh has
-/// none to ask: joining and leaving disturb no connection.
-pub(crate) fn still_admitted(
-    snapshot: &Snapshot,
-    workload: &WorkloadId,
-    facts: &Facts,
-) -> Result<(), Failure> {
-    let Some(inbound) = snapshot.inbound.get(workload) else { return Ok(()) };
+/// Asks the destination's policy about a connection that exists, with the request that began it
+/// where there was one. A pod that has left the mesh has none to ask: joining and leaving disturb
+/// no connection.
+pub(crate) fn still_admitted(snapshot: &Snapshot, guarded: &Guarded) -> Result<(), Failure> {
+    let facts = &guarded.facts;
+    let Some(inbound) = snapshot.inbound.get(&guarded.workload) else { return Ok(()) };
     let port = facts.destination.port();
     if facts.peer.is_none() && inbound.mtls(port) == MtlsMode::Strict {
         let reason = format!("port {port} takes mTLS only (STRICT)");
         return Err(Failure::new(Refusal::NetworkPolicy, reason, false));
     }
-    authorize(inbound, facts)
+    match &guarded.request {
+        Some(request) => arrive::authorize(inbound, facts, request)
+            .map_err(|reply| Failure::new(Refusal::Deny, reply.reason, false)),
+        None => authorize(inbound, facts),
+    }
 }
 
 /// Connects to the application of a pod, which sees `client` as its peer.

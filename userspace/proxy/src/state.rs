@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::dataplane::Settings;
 use crate::http::pool::Pool;
 use crate::labels::LabelCache;
-use crate::live::{Facts, Live, Registry};
+use crate::live::{Guarded, Live, Registry};
 use crate::reach::{self, Failure};
 use crate::transport::Transport;
 
@@ -206,15 +206,15 @@ impl Shared {
         &self,
         live: &Live,
         snapshot: &Snapshot,
-        workload: &WorkloadId,
-        facts: Facts,
+        guarded: Guarded,
     ) -> Result<(), Failure> {
-        live.guard(workload, facts.clone());
+        let guarded = Arc::new(guarded);
+        live.guard(Arc::clone(&guarded));
         self.snapshots.with(|now| {
             if now.version == snapshot.version {
                 return Ok(());
             }
-            reach::still_admitted(now, workload, &facts)
+            reach::still_admitted(now, &guarded)
         })
     }
 

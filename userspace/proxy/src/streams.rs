@@ -12,7 +12,7 @@ use crate::first::{Opening, SILENCE};
 use crate::http::{arrive, server};
 use crate::inbound::Receiver;
 use crate::l4;
-use crate::live::{Direction, Facts, State};
+use crate::live::{Direction, Facts, Guarded, State};
 use crate::outbound::OVER_BOUND;
 use crate::reach;
 use crate::report::{TcpReport, Verdict};
@@ -65,7 +65,8 @@ impl InboundHandler for Receiver {
         report.name_application(dst.0);
         let connecting = async {
             reach::authorize(&inbound, &facts)?;
-            self.shared.guard(&report.entry, &snapshot, &self.pod.id, facts)?;
+            let guarded = Guarded::connection(&self.pod.id, facts);
+            self.shared.guard(&report.entry, &snapshot, guarded)?;
             reach::deliver(&self.pod, client, dst.0, snapshot.mesh.connect_timeout).await
         };
         let connected = match &mut stage {

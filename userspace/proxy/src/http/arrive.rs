@@ -86,7 +86,10 @@ impl Arrival {
                 )
                 .await;
             }
-            (Ok(request), None) => self.deliver(&snapshot, inbound, request, &mut exchange).await,
+            (Ok(mut request), None) => {
+                self.prepare(inbound, &mut request);
+                self.deliver(&snapshot, inbound, request, &mut exchange).await
+            }
         };
         exchange.respond(response, None)
     }
@@ -142,10 +145,14 @@ impl Arrival {
         headers::first_hop(request.headers_mut(), "http");
         exchange.note_request_id(request.headers());
         authorize(inbound, &self.facts, &request)?;
-        let upgrade = headers::is_upgrade(&request);
-        headers::strip_hop_by_hop(request.headers_mut(), upgrade);
-        identify(inbound, &self.facts, &mut request);
         Ok(request)
+    }
+
+    /// Makes an admitted request what the application is to get.
+    pub(super) fn prepare<B>(&self, inbound: &Inbound, request: &mut Request<B>) {
+        let upgrade = headers::is_upgrade(request);
+        headers::strip_hop_by_hop(request.headers_mut(), upgrade);
+        identify(inbound, &self.facts, request);
     }
 
     async fn deliver(
@@ -188,7 +195,7 @@ fn not_enrolled() -> LocalReply {
 }
 
 /// Asks the destination's policy about a request in canonical form.
-pub(super) fn authorize<B>(
+pub(crate) fn authorize<B>(
     inbound: &Inbound,
     facts: &Facts,
     request: &Request<B>,

@@ -21,7 +21,7 @@ use super::service::Plan;
 use crate::body::Body;
 use crate::choice::{Choice, Chosen};
 use crate::labels::{self, Sides};
-use crate::live::{Facts, Live};
+use crate::live::{Direction, Entry, Facts, Guarded, Live, State};
 use crate::outbound::Outgoing;
 use crate::reach::{self, CONNECT_ATTEMPTS, Way};
 use crate::state::Shared;
@@ -62,7 +62,7 @@ pub(super) async fn outbound(
 ) -> Response<Reported> {
     let live = downstream.live();
     let switched = reach_out(outgoing, snapshot, plan, request, live, &mut exchange).await;
-    join(switched, Downstream::Http(downstream), exchange).await
+    join(switched, Downstream::Http(downstream), None, exchange).await
 }
 
 /// Asks endpoints to switch, another one where one cannot be connected to.
@@ -123,8 +123,9 @@ async fn ask(
             exchange.parties.verified = Some(caller.workload.identity.clone());
             let facts = caller.facts(addr);
             arrive::authorize(&inbound, &facts, &request).map_err(TryError::last)?;
+            guard(&caller.shared, snapshot, &inbound, &facts, &request, live)
+                .map_err(TryError::last)?;
             arrive::identify(&inbound, &facts, &mut request);
-            guard(&caller.shared, snapshot, &inbound, &facts, live).map_err(TryError::last)?;
             let io = reach::deliver(&pod, caller.client_for(addr), addr, timeout).await?;
             over_http1(io, request, exchange).await
         }
@@ -139,7 +140,8 @@ async fn ask(
             let transport = &caller.shared.transport;
             match target.wire() {
                 Wire::Hbone => {
-                    over_http1(transport.tunnel(&target, &meta).await?, request, exchange).await
+                    let io = transport.tunnel(&target, &meta).await?;
+                    over_http1(io, request, exchange).await
                 }
                 Wire::Native => match transport.upgrade(&target, &meta, request).await? {
                     UpgradeOutcome::Switched(response, tunnel) => {
@@ -153,36 +155,56 @@ async fn ask(
     }
 }
 
-/// What was switched is asked about again when policy changes, where policy does not depend on
-/// the request that is over.
-fn guard(
+/// What was switched is asked about again when policy changes, with the request as it was judged.
+fn guard<B>(
     shared: &Shared,
     snapshot: &Snapshot,
     inbound: &Inbound,
     facts: &Facts,
+    request: &Request<B>,
     live: &Live,
 ) -> Result<(), LocalReply> {
-    if inbound.authz.needs_http(facts.destination.port()) {
-        return Ok(());
-    }
-    shared
-        .guard(live, snapshot, &inbound.workload.id, facts.clone())
-        .map_err(|failure| TryError::from(failure).reply)
+    let mut judged = Request::new(());
+    *judged.method_mut() = request.method().clone();
+    *judged.uri_mut() = request.uri().clone();
+    *judged.headers_mut() = request.headers().clone();
+    let guarded = Guarded {
+        workload: inbound.workload.id.clone(),
+        facts: facts.clone(),
+        request: Some(judged),
+    };
+    shared.guard(live, snapshot, guarded).map_err(|failure| TryError::from(failure).reply)
 }
 
-/// A request that was admitted at the pod that it is for.
+/// A request that was admitted at the pod that it is for, in the form that was judged.
 pub(super) async fn to_application(
     arrival: &Arrival,
     (snapshot, inbound): (&Snapshot, &Inbound),
-    request: Request<Body>,
+    mut request: Request<Body>,
     downstream: Downstream,
     mut exchange: Box<Exchange>,
 ) -> Response<Reported> {
     let shared = &arrival.receiver.shared;
-    let reached = async {
-        if let Downstream::Http(switch) = &downstream {
-            guard(shared, snapshot, inbound, &arrival.facts, switch.live())?;
+    let (facts, pod) = (&arrival.facts, &arrival.receiver.pod.id);
+    // A stream of another node is no connection of its own until it becomes one here.
+    let entry = match &downstream {
+        Downstream::Http(_) => None,
+        Downstream::Stream(_) => {
+            let (from, to) = (facts.source, facts.destination);
+            let entry = shared.live.add(Direction::Inbound, pod, from, to, facts.peer.clone());
+            entry.set(State::Http, Some(to));
+            Some(entry)
         }
+    };
+    let reached = async {
+        let live = match (&downstream, &entry) {
+            (Downstream::Http(switch), _) => Some(switch.live()),
+            (_, entry) => entry.as_deref(),
+        };
+        if let Some(live) = live {
+            guard(shared, snapshot, inbound, facts, &request, live)?;
+        }
+        arrival.prepare(inbound, &mut request);
         let timeout: Duration = snapshot.mesh.connect_timeout;
         let to = arrival.dst.0;
         let io = reach::deliver(&arrival.receiver.pod, arrival.client, to, timeout)
@@ -191,7 +213,7 @@ pub(super) async fn to_application(
         over_http1(io, request.map(|_| ()), &mut exchange).await.map_err(|e| e.reply)
     };
     let reached = reached.await;
-    join(reached, downstream, exchange).await
+    join(reached, downstream, entry, exchange).await
 }
 
 /// Asks an HTTP/1 server to switch.
@@ -226,6 +248,7 @@ where
 async fn join(
     reached: Result<Upstream, LocalReply>,
     downstream: Downstream,
+    entry: Option<Entry>,
     mut exchange: Box<Exchange>,
 ) -> Response<Reported> {
     let (response, upstream) = match reached {
@@ -243,12 +266,13 @@ async fn join(
     send::pass_back(&mut response, upgraded);
     match downstream {
         Downstream::Http(client) => {
-            client.carry(|client| carry_to(TokioIo::new(client), upstream, exchange));
+            // Whoever serves the connection cuts it.
+            client.carry(|client| carry_to(TokioIo::new(client), upstream, None, exchange));
             response.map(Reported::silent)
         }
         Downstream::Stream(offer) => {
             if let Ok(client) = offer.switch(response.map(|_| ())) {
-                carry_to(client, upstream, exchange).await;
+                carry_to(client, upstream, entry, exchange).await;
             }
             Response::new(Reported::silent(Body::Empty))
         }
@@ -270,28 +294,47 @@ async fn decline(
     }
 }
 
-async fn carry_to<C>(client: C, upstream: UpstreamIo, exchange: Box<Exchange>)
+/// With an `entry`, until it is cut.
+async fn carry_to<C>(client: C, upstream: UpstreamIo, entry: Option<Entry>, exchange: Box<Exchange>)
 where
     C: AsyncRead + AsyncWrite + Unpin + Send,
 {
     match upstream {
-        UpstreamIo::Stream(tunnel) => carry(client, tunnel, exchange).await,
+        UpstreamIo::Stream(tunnel) => carry(client, tunnel, entry, exchange).await,
         UpstreamIo::Http(upstream) => {
             if let Ok(upstream) = upstream.await {
-                carry(client, TokioIo::new(upstream), exchange).await;
+                carry(client, TokioIo::new(upstream), entry, exchange).await;
             }
         }
     }
 }
 
 /// Carries until both sides have ended, one broke, or a drain ends.
-async fn carry<C, U>(mut client: C, mut upstream: U, mut exchange: Box<Exchange>)
-where
+async fn carry<C, U>(
+    mut client: C,
+    mut upstream: U,
+    entry: Option<Entry>,
+    mut exchange: Box<Exchange>,
+) where
     C: AsyncRead + AsyncWrite + Unpin + Send,
     U: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let (client, upstream) = (&mut client, &mut upstream);
-    match tokio::io::copy_bidirectional_with_sizes(client, upstream, BUFFER, BUFFER).await {
+    let cut = async {
+        match &entry {
+            Some(entry) => entry.until_cut().await,
+            None => std::future::pending().await,
+        }
+    };
+    let copied = tokio::select! {
+        copied = tokio::io::copy_bidirectional_with_sizes(client, upstream, BUFFER, BUFFER) => copied,
+        // Dropping both ends resets them.
+        cut = cut => {
+            exchange.reason = Some(cut.to_string().into());
+            return;
+        }
+    };
+    match copied {
         Ok((sent, received)) => {
             exchange.request_bytes.store(sent, std::sync::atomic::Ordering::Relaxed);
             exchange.response_bytes = received;

@@ -136,3 +136,57 @@ async fn what_switched_protocols_is_listed_and_cut() {
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     assert_eq!(world.nodes[0].log(1).await[0]["response_code"], 101);
 }
+
+#[tokio::test]
+async fn what_switched_protocols_is_judged_again_by_its_request() {
+    for (node, wire) in [(0, PeerWire::Native), (1, PeerWire::Native), (1, PeerWire::Hbone)] {
+        let mut world = World::new(2);
+        let client = world.pod(0, "client", PeerWire::Native).await;
+        let server = world.pod(node, "server", wire).await;
+        if wire == PeerWire::Hbone {
+            world.listen_at(&server, 15008, |_, _| async {}).await;
+        }
+        let addr = world.listen(&server, switching).await;
+        let (vip, _) = world.service("ws", AppProtocol::Http, &[(&server, addr)]);
+        let allow = |methods: &[&str]| vec![policy(Action::Allow, &[CLIENT], methods)];
+        world.authz(&server, allow(&["GET", "CONNECT"]));
+        world.publish().await;
+        let mut streams = Vec::new();
+        for (request, status) in [
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+                "101",
+            ),
+            ("CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n", "200"),
+        ] {
+            let mut stream = client.connect(vip).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let (head, _) = response(&mut stream).await;
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+            streams.push(stream);
+        }
+        let mut got = [0; 4];
+        // What still admits a request leaves it alone; the other one is cut.
+        for (methods, cut) in [(&["GET", "CONNECT", "POST"][..], None), (&["GET"], Some(1))] {
+            world.authz(&server, allow(methods));
+            world.publish().await;
+            if let Some(cut) = cut {
+                let ended = soon(streams[cut].read(&mut got)).await;
+                assert!(matches!(ended, Ok(0) | Err(_)), "{wire:?}: {ended:?}");
+                streams.remove(cut);
+            } else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            for stream in &mut streams {
+                stream.write_all(b"ping").await.unwrap();
+                soon(stream.read_exact(&mut got)).await.unwrap();
+                assert_eq!(&got, b"ping", "{wire:?}");
+            }
+        }
+        assert_eq!(streams.len(), 1);
+        world.authz(&server, allow(&["POST"]));
+        world.publish().await;
+        let ended = soon(streams[0].read(&mut got)).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{wire:?}: {ended:?}");
+    }
+}

@@ -6,7 +6,8 @@ use std::time::Duration;
 use fairlead_config::model::{Inbound, Snapshot};
 use fairlead_policy::filter::retry::Outcome;
 use fairlead_types::ResponseFlags;
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -127,12 +128,13 @@ async fn ask(
                 .map_err(TryError::last)?;
             arrive::identify(&inbound, &facts, &mut request);
             let io = reach::deliver(&pod, caller.client_for(addr), addr, timeout).await?;
-            over_http1(io, request, exchange).await
+            let judged = inbound.authz.needs_http(addr.port());
+            over_http1(io, request, judged, exchange).await
         }
         Way::Plain => {
             exchange.unproven();
             let io = caller.connect_plain(addr, timeout).await?;
-            over_http1(io, request, exchange).await
+            over_http1(io, request, false, exchange).await
         }
         Way::Mesh(target) => {
             let service = choice.as_cluster().map(|c| &*c.service.host);
@@ -141,7 +143,7 @@ async fn ask(
             match target.wire() {
                 Wire::Hbone => {
                     let io = transport.tunnel(&target, &meta).await?;
-                    over_http1(io, request, exchange).await
+                    over_http1(io, request, false, exchange).await
                 }
                 Wire::Native => match transport.upgrade(&target, &meta, request).await? {
                     UpgradeOutcome::Switched(response, tunnel) => {
@@ -207,19 +209,26 @@ pub(super) async fn to_application(
         arrival.prepare(inbound, &mut request);
         let timeout: Duration = snapshot.mesh.connect_timeout;
         let to = arrival.dst.0;
+        let judged = inbound.authz.needs_http(to.port());
         let io = reach::deliver(&arrival.receiver.pod, arrival.client, to, timeout)
             .await
             .map_err(|f| TryError::from(f).reply)?;
-        over_http1(io, request.map(|_| ()), &mut exchange).await.map_err(|e| e.reply)
+        over_http1(io, request.map(|_| ()), judged, &mut exchange).await.map_err(|e| e.reply)
     };
     let reached = reached.await;
     join(reached, downstream, entry, exchange).await
 }
 
-/// Asks an HTTP/1 server to switch.
+/// Asks an HTTP/1 server to switch. `judged`: policy looks at the requests to it one by one.
+///
+/// A server that takes CONNECT for a request like any other answers it with a body, even if that is
+/// empty, and then waits for the next request. Where requests are judged, none may come to it
+/// through what only the client takes for a tunnel (RFC 9110 section 9.3.6 has no body in such an
+/// answer).
 async fn over_http1<T>(
     io: T,
     request: Request<()>,
+    judged: bool,
     exchange: &mut Exchange,
 ) -> Result<Upstream, TryError>
 where
@@ -235,6 +244,10 @@ where
         StatusCode::SWITCHING_PROTOCOLS => !connect,
         status => connect && status.is_success(),
     };
+    if switched && connect && judged && announces_body(response.headers()) {
+        let reason = "the answer to CONNECT has a body: the application opened no tunnel";
+        return Err(TryError::last(LocalReply::upstream_protocol(reason.into())));
+    }
     if !switched {
         let mut response = response.map(Body::Incoming);
         send::pass_back(&mut response, false);
@@ -242,6 +255,10 @@ where
     }
     let io = UpstreamIo::Http(hyper::upgrade::on(&mut response));
     Ok(Upstream::Switched(response.map(|_| ()), io))
+}
+
+fn announces_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// Answers the client, and carries bytes from then on.

@@ -1,5 +1,7 @@
 //! Authorization and revocation across nodes, and identities that are not who they have to be.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fairlead_config::model::{MtlsMode, PeerWire};
@@ -188,5 +190,46 @@ async fn what_switched_protocols_is_judged_again_by_its_request() {
         world.publish().await;
         let ended = soon(streams[0].read(&mut got)).await;
         assert!(matches!(ended, Ok(0) | Err(_)), "{wire:?}: {ended:?}");
+    }
+}
+
+/// An application to which CONNECT is a request like any other: it answers every head that comes.
+async fn answers_all(mut stream: TcpStream, deletes: Arc<AtomicUsize>) {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte).await.is_ok_and(|n| n > 0) {
+        head.push(byte[0]);
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        deletes.fetch_add(usize::from(head.starts_with(b"DELETE")), Ordering::Relaxed);
+        head.clear();
+        let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        if stream.write_all(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_request_comes_past_policy_through_a_tunnel_that_is_none() {
+    for nodes in 1..=2 {
+        let mut world = World::new(nodes);
+        let client = world.pod(0, "client", PeerWire::Native).await;
+        let server = world.pod(nodes - 1, "server", PeerWire::Native).await;
+        let deletes = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&deletes);
+        let addr =
+            world.listen(&server, move |stream, _| answers_all(stream, Arc::clone(&seen))).await;
+        let (vip, _) = world.service("web", AppProtocol::Http, &[(&server, addr)]);
+        world.authz(&server, vec![policy(Action::Deny, &[CLIENT], &["DELETE"])]);
+        world.publish().await;
+        let mut stream = client.connect(vip).await.unwrap();
+        stream.write_all(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n").await.unwrap();
+        let (head, _) = response(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+        let _ = stream.write_all(b"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let _ = soon(stream.read(&mut [0; 64])).await;
+        assert_eq!(deletes.load(Ordering::Relaxed), 0);
     }
 }

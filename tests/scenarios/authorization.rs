@@ -329,6 +329,126 @@ fn paths_cannot_be_disguised() -> Result<()> {
     Ok(())
 }
 
+/// A rule of the reference below: who, how, what; empty is anything.
+#[derive(Debug, Default)]
+struct Rule {
+    accounts: Vec<&'static str>,
+    methods: Vec<&'static str>,
+    paths: Vec<&'static str>,
+}
+
+impl Rule {
+    fn matches(&self, account: &str, method: &str, path: &str) -> bool {
+        let any = |list: &[&str], value: &str| list.is_empty() || list.contains(&value);
+        any(&self.accounts, account) && any(&self.methods, method) && any(&self.paths, path)
+    }
+
+    fn yaml(&self) -> String {
+        let list = |items: &[String]| format!("[{}]", items.join(", "));
+        let owned = |items: &[&str]| items.iter().map(|i| (*i).to_owned()).collect::<Vec<_>>();
+        let mut lines = Vec::new();
+        if !self.accounts.is_empty() {
+            let ids: Vec<String> = self
+                .accounts
+                .iter()
+                .map(|a| {
+                    let namespace = if *a == "c" { "other" } else { "default" };
+                    format!("cluster.local/ns/{namespace}/sa/{a}")
+                })
+                .collect();
+            lines.push(format!("from: [{{source: {{principals: {}}}}}]", list(&ids)));
+        }
+        let mut operation = Vec::new();
+        if !self.methods.is_empty() {
+            operation.push(format!("methods: {}", list(&owned(&self.methods))));
+        }
+        if !self.paths.is_empty() {
+            operation.push(format!("paths: {}", list(&owned(&self.paths))));
+        }
+        if !operation.is_empty() {
+            lines.push(format!("to: [{{operation: {{{}}}}}]", operation.join(", ")));
+        }
+        format!("  - {{{}}}\n", lines.join(", "))
+    }
+}
+
+#[test]
+fn random_policies_decide_as_a_plain_reference_does() -> Result<()> {
+    let w = world()?;
+    let mut seed = 0x2545_f491_u32;
+    let mut below = |n: u32| {
+        seed ^= seed << 13;
+        seed ^= seed >> 17;
+        seed ^= seed << 5;
+        seed % n
+    };
+    let (accounts, methods, paths) = (["a", "b", "c"], ["GET", "PUT"], ["/x", "/y"]);
+    let mut denied = 0;
+    for round in 0..40 {
+        let mut yaml = String::new();
+        let mut sets: Vec<(bool, Vec<Rule>)> = Vec::new();
+        for n in 0..1 + below(3) {
+            let deny = below(2) == 0;
+            let mut rules = Vec::new();
+            for _ in 0..1 + below(2) {
+                let mut some = |all: &[&'static str]| -> Vec<&'static str> {
+                    if below(2) == 0 {
+                        Vec::new()
+                    } else {
+                        vec![all[below(all.len() as u32) as usize]]
+                    }
+                };
+                rules.push(Rule {
+                    accounts: some(&accounts),
+                    methods: some(&methods),
+                    paths: some(&paths),
+                });
+            }
+            let action = if deny { "DENY" } else { "ALLOW" };
+            let body: String = rules.iter().map(Rule::yaml).collect();
+            yaml += &policy(
+                &format!("p{n}"),
+                "default",
+                &format!("\n  action: {action}\n  rules:\n{body}---\n"),
+            );
+            sets.push((deny, rules));
+        }
+        w.mesh.apply("p", &yaml)?;
+        let told = fairlead_tests::daemon::json(&w.mesh.node(0).netns, "/problems")?;
+        ensure!(told["errors"] == 0, "{yaml}{told}");
+        for _ in 0..4 {
+            let account = accounts[below(3) as usize];
+            let (method, path) = (methods[below(2) as usize], paths[below(2) as usize]);
+            let hit = |deny: bool| {
+                let of = sets.iter().filter(move |(d, _)| *d == deny);
+                of.flat_map(|(_, rules)| rules).any(|r| r.matches(account, method, path))
+            };
+            let allows = sets.iter().any(|(deny, _)| !deny);
+            let allowed = !hit(true) && (!allows || hit(false));
+            denied += u32::from(!allowed);
+            let client =
+                [&w.a, &w.b, &w.c][accounts.iter().position(|a| *a == account).unwrap_or(0)];
+            let server = ["near", "far"][below(2) as usize];
+            let url = format!("http://{server}{path}");
+            let url = if account == "c" {
+                let pod = if server == "near" { &w.near } else { &w.far };
+                format!("http://{}:8080{path}", pod.ip())
+            } else {
+                url
+            };
+            let reply = client.get(&url, &["-X", method])?;
+            let wanted = if allowed { 200 } else { 403 };
+            ensure!(
+                reply.status() == wanted,
+                "round {round}: {account} {method} {path} at {server}: {} instead of {wanted}\n{yaml}",
+                reply.status()
+            );
+        }
+    }
+    ensure!((20..140).contains(&denied), "{denied} of 160 were denied: that tests little");
+    Ok(())
+}
+
 #[test]
 fn a_new_policy_cuts_connections_that_it_would_not_admit() -> Result<()> {
     for node in [0, 1] {

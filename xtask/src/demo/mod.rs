@@ -160,8 +160,8 @@ fn keep(mut world: World, bin: &Path) {
     let apps = bin.join("fairlead-apps");
     println!(
         "\nIt is still running. Things to try:
-  a request      ip netns exec {id}-bookinfo-visitor env FAIRLEAD_APPS_HOSTS={dir}/hosts \\
-                   sh -c 'echo $$ > {cgroup}/cgroup.procs; exec {apps} get http://productpage:9080/productpage'
+  a request      FAIRLEAD_APPS_HOSTS={dir}/hosts sh -c 'echo $$ > {cgroup}/cgroup.procs; \\
+                   exec ip netns exec {id}-bookinfo-visitor {apps} get http://productpage:9080/productpage'
   metrics        ip netns exec {id}-node0 curl -s localhost:15000/metrics | grep istio_requests_total
   access log     tail -f {log}
   the wire       ip netns exec {id}-wire tcpdump -ni br0 -A

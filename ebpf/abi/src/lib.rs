@@ -15,7 +15,7 @@ pub use counter::Counter;
 
 /// The version of everything in this crate. Userspace and programs with different numbers never
 /// share a map: bump it with every change of a layout, a map's type or the meaning of a field.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// What the object holds in place of the cookie of the pod that `steer` serves. Userspace replaces
 /// the bytes before it loads an instance; no namespace has this cookie.
@@ -154,6 +154,9 @@ pub mod socket_kind {
     /// The daemon's end of a delivery, not yet connected: `addr` is the real client. Userspace
     /// writes it.
     pub const DELIVERY: u32 = 3;
+    /// The daemon's end of a connection that leaves the pod; nothing else of the value counts.
+    /// Userspace writes it.
+    pub const CARRIED: u32 = 4;
 }
 
 /// Value of `SOCKETS`, kept with a socket and gone with it: the peer that it stands for.
@@ -225,10 +228,10 @@ pub const CIDR_ALL_BITS: u32 = CIDR_NETNS_BITS + 128;
 pub struct Settings {
     /// Cookie of the host's network namespace: always passes.
     pub host_netns: u64,
-    /// The daemon's thread group: its connections are never captured.
-    pub daemon_tgid: u32,
     /// Not zero: a namespace without an entry in `PODS` is refused.
     pub refuse_unknown: u32,
+    /// No meaning.
+    pub pad: u32,
 }
 
 macro_rules! layout {

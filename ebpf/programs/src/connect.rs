@@ -5,9 +5,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{SOL_SOCKET, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::{
-    bpf_bind, bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_prandom_u32,
-    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt,
-    bpf_sk_release, bpf_sk_storage_get,
+    bpf_bind, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt, bpf_sk_release, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::maps::lpm_trie::Key;
@@ -104,13 +103,14 @@ fn decide(sa: *mut bpf_sock_addr, dst: &Addr, role: u32) -> Verdict {
     let Some(settings) = SETTINGS.get(0) else {
         return Verdict::Refuse(Counter::RefusedNoSettings);
     };
-    // SAFETY: helpers without a precondition; `sa` is the program's context.
-    let (tgid, netns) =
-        unsafe { ((bpf_get_current_pid_tgid() >> 32) as u32, bpf_get_netns_cookie(sa.cast())) };
+    // SAFETY: a helper without a precondition; `sa` is the program's context.
+    let netns = unsafe { bpf_get_netns_cookie(sa.cast()) };
     // SAFETY: `sa` is the program's context, and its socket is valid while it runs.
     let sk = unsafe { (*sa).__bindgen_anon_1.sk };
-    if tgid == settings.daemon_tgid {
-        return from_daemon(sa, sk);
+    // The daemon's sockets are known by what it wrote into their storage, which nobody else can:
+    // its process id would outlive it, and the next process that gets it would pass.
+    if let Some(verdict) = from_daemon(sa, sk) {
+        return verdict;
     }
     if netns == settings.host_netns {
         return Verdict::Pass;
@@ -169,24 +169,27 @@ fn decide(sa: *mut bpf_sock_addr, dst: &Addr, role: u32) -> Verdict {
     Verdict::Capture(listener)
 }
 
-/// The daemon connects: never captured; a delivery has its place reserved, or is refused.
+/// What the daemon's own connections get: never captured; a delivery has its place reserved, or is
+/// refused. `None`: the socket is not the daemon's.
 #[inline(always)]
-fn from_daemon(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> Verdict {
+fn from_daemon(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> Option<Verdict> {
     if sk.is_null() {
-        return Verdict::Own;
+        return None;
     }
-    let Some(state) = storage_get(sk) else { return Verdict::Own };
+    let state = storage_get(sk)?;
     // SAFETY: valid while the program runs; the daemon wrote it before it called connect.
-    if unsafe { (*state).kind } != socket_kind::DELIVERY {
-        return Verdict::Own;
+    match unsafe { (*state).kind } {
+        socket_kind::DELIVERY => {}
+        socket_kind::CARRIED => return Some(Verdict::Own),
+        _ => return None,
     }
     // SAFETY: helpers without a precondition; `sa` is the program's context.
     let (socket, at) = unsafe { (bpf_get_socket_cookie(sa.cast()), bpf_ktime_get_ns()) };
     let place = Client { addr: [0; 4], dst: [0; 4], socket, at, port: 0, dst_port: 0, pad: 0 };
     if CLIENTS.insert(reservation(socket), place, BPF_ANY).is_err() {
-        return Verdict::Refuse(Counter::RefusedClientsFull);
+        return Some(Verdict::Refuse(Counter::RefusedClientsFull));
     }
-    Verdict::Own
+    Some(Verdict::Own)
 }
 
 #[inline(always)]

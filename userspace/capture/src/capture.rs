@@ -90,8 +90,8 @@ impl Capture {
                 &0,
                 &Settings {
                     host_netns: host.0,
-                    daemon_tgid: std::process::id(),
                     refuse_unknown: u32::from(settings.unknown_netns == UnknownNetns::Refuse),
+                    pad: 0,
                 },
             )
             .step(|| "writing the settings".into())?;

@@ -53,7 +53,11 @@ impl PodPort for Port {
     }
 
     fn outbound_socket(&self, to: SocketAddr) -> io::Result<OwnedFd> {
-        self.netns.within(|| socket::tcp(&to.ip()))?
+        let socket = self.netns.within(|| socket::tcp(&to.ip()))??;
+        // What tells the kernel that this one is the daemon's: without it, it would be captured.
+        let state = SocketState { kind: socket_kind::CARRIED, ..SocketState::default() };
+        self.maps.sockets.insert(&socket.as_raw_fd(), &state)?;
+        Ok(socket)
     }
 
     fn delivery_socket(&self, client: ClientAddr, to: SocketAddr) -> io::Result<OwnedFd> {

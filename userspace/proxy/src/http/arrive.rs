@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fairlead_config::model::{Inbound, Snapshot};
+use fairlead_config::model::{Inbound, MtlsMode, Snapshot};
 use fairlead_policy::ConnView;
 use fairlead_policy::authz::Verdict;
 use fairlead_policy::filter::retry::Outcome;
@@ -200,6 +200,11 @@ pub(crate) fn authorize<B>(
     facts: &Facts,
     request: &Request<B>,
 ) -> Result<(), LocalReply> {
+    // Asked when the connection came, too; but it may be older than the PeerAuthentication.
+    let port = facts.destination.port();
+    if facts.peer.is_none() && inbound.mtls(port) == MtlsMode::Strict {
+        return Err(LocalReply::mtls_only(port));
+    }
     let conn = ConnView {
         peer: facts.peer.as_ref(),
         source: facts.source,

@@ -15,7 +15,7 @@ use fairlead_telemetry::access_log::{Captured, LogFormat};
 use fairlead_telemetry::{HttpEvent, LogRecord, Protocol};
 use fairlead_types::{ResponseFlags, SpiffeId};
 use http::header::{CONNECTION, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 
@@ -139,8 +139,7 @@ impl Exchange {
         self.details = Some(reply.details.clone());
         self.reason = Some(reply.reason.clone());
         let mut response = reply.response(self.grpc);
-        if reply.status == StatusCode::BAD_REQUEST && self.version != Version::HTTP_2 {
-            // Whatever follows a request that has no one meaning has none either.
+        if reply.closes && self.version != Version::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -25,6 +25,8 @@ pub(crate) struct LocalReply {
     pub(crate) reason: Cow<'static, str>,
     /// A gRPC status of its own; otherwise it follows from the HTTP status.
     pub(crate) grpc_status: Option<u8>,
+    /// Whether an HTTP/1 connection ends with it.
+    pub(crate) closes: bool,
 }
 
 impl LocalReply {
@@ -42,6 +44,7 @@ impl LocalReply {
             text: text.into(),
             reason: reason.into(),
             grpc_status: None,
+            closes: false,
         }
     }
 
@@ -49,13 +52,24 @@ impl LocalReply {
     pub(crate) fn bad_request(reason: impl Into<Cow<'static, str>>) -> Self {
         let reason = reason.into();
         let details = "http1.codec_error";
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            ResponseFlags::DownstreamProtocolError,
-            details,
-            "Bad Request",
-            reason,
-        )
+        // Whatever follows a request that has no one meaning has none either.
+        let closes = true;
+        Self {
+            closes,
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                ResponseFlags::DownstreamProtocolError,
+                details,
+                "Bad Request",
+                reason,
+            )
+        }
+    }
+
+    /// 403: a request in plaintext over a connection from before its port took mTLS only.
+    pub(crate) fn mtls_only(port: u16) -> Self {
+        let reason = format!("plaintext to port {port}, which takes mTLS only (STRICT)");
+        Self { closes: true, ..Self::denied("plaintext_on_mtls_only_port".to_owned(), reason) }
     }
 
     /// 404 `NR`.

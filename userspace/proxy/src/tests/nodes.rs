@@ -208,12 +208,24 @@ async fn plaintext_from_outside() {
     let labels = ["connection_security_policy=\"none\"", "reporter=\"destination\""];
     world.nodes[0].until_metric("istio_requests_total", &labels, 1).await;
 
+    let mut kept = TcpStream::connect(web).await.unwrap();
+    let get = b"GET /p HTTP/1.1\r\nHost: a\r\n\r\n";
+    kept.write_all(get).await.unwrap();
+    assert!(http1::response(&mut kept).await.0.starts_with("HTTP/1.1 200"));
+
     world.mtls(&server, MtlsMode::Strict);
     world.publish().await;
     let error = plain(addr, b"hello").await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    let log = world.nodes[0].log(3).await;
-    assert!(log[2].to_string().contains("STRICT"), "{}", log[2]);
+    let log = world.nodes[0].log(4).await;
+    assert!(log[3].to_string().contains("STRICT"), "{}", log[3]);
+    // A connection from before carries no further request.
+    kept.write_all(get).await.unwrap();
+    let (head, _) = http1::response(&mut kept).await;
+    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    assert_eq!(soon(kept.read(&mut [0])).await.unwrap(), 0);
+    let log = world.nodes[0].log(5).await;
+    assert!(log[4].to_string().contains("STRICT"), "{}", log[4]);
     let labels = ["response_flags=\"NETWORK_POLICY\""];
     assert_eq!(world.nodes[0].metric("istio_tcp_connections_failed_total", &labels), 1);
 }

@@ -91,7 +91,8 @@ fn rotation_under_load_fails_no_request() -> Result<()> {
     ensure!(client.get("http://server/", &[])?.status() == 200);
     let before = [known(0)?, known(1)?];
     ensure!(before.iter().all(|s| !s.is_empty()), "no serial numbers: {before:?}");
-    let length = seconds(25);
+    // Long enough for every certificate to be renewed once.
+    let length = seconds(25).max(25);
     let duration = length.to_string();
     let mut load =
         client.spawn(&["load", "http://server/", "-d", &duration, "-r", "300", "-c", "8"])?;

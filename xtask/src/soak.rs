@@ -9,7 +9,7 @@ use crate::tools;
 use crate::workspace::heading;
 
 /// Scenarios that take their length from `FAIRLEAD_SOAK_SECONDS`.
-const LONG: &[&str] = &["rotation", "race", "churn", "idle"];
+const LONG: &[&str] = &["rotation_under", "race::first", "churn::", "many_idle"];
 
 /// Runs rotation, kills, churn and idle connections for as long as it is told.
 ///
@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Only scenarios whose name contains this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// Profile of the daemon and of the scenarios
+    #[arg(long, default_value = "release")]
+    profile: String,
 }
 
 /// `90s`, `10m`, `2h`.
@@ -46,7 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(length >= Duration::from_secs(10), "--for has to be at least 10s");
     tools::require_root("soak")?;
     tools::require(tools::NETWORK)?;
-    test::build("release")?;
+    test::build(&args.profile)?;
     let filters: Vec<&str> =
         args.filter.as_deref().map_or_else(|| LONG.to_vec(), |filter| vec![filter]);
     let start = Instant::now();
@@ -55,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for filter in &filters {
         heading(&format!("{filter}, {each} s"));
         let env = [("FAIRLEAD_SOAK_SECONDS", each.to_string())];
-        test::scenarios("release", 1, &[filter], &env, &mut tally)?;
+        test::scenarios(&args.profile, 1, &[filter], &env, &mut tally)?;
     }
     println!("after {:.0} s", start.elapsed().as_secs_f64());
     println!("{} passed, {} failed", tally.passed, tally.failed);

@@ -25,6 +25,10 @@ use crate::transport::{self, MAX_CLIENT_HELLO, Peek, TransportError, Wire};
 /// How long a client of a port that also takes plaintext may be silent before its server is
 /// given the word: a banner has to come within 100 ms, and a mesh client speaks at once.
 const PEEK: Duration = Duration::from_millis(40);
+/// The same where the client's address is an enrolled pod's: what comes from there begins with a
+/// ClientHello, unless the pod's node does not know of the enrolment yet or leaves the port out. A
+/// server's word given too early would cross the wire in plaintext.
+const PEEK_ENROLLED: Duration = Duration::from_millis(500);
 /// How long a client may take to the end of its ClientHello, or, where only the mesh is allowed,
 /// to its first byte.
 pub(crate) const HELLO: Duration = Duration::from_secs(5);
@@ -35,8 +39,19 @@ const GLANCE: usize = 3;
 pub(crate) enum Arrival {
     Mesh(Wire),
     Plaintext,
+    /// Nothing yet.
     Silent,
+    /// Nothing, and nothing will come.
+    Ended,
 }
+
+/// Whether the pod with this address is enrolled.
+pub(crate) fn of_mesh(snapshot: &Snapshot, peer: SocketAddr) -> bool {
+    snapshot.workloads.get(&peer.ip()).is_some_and(|workload| workload.enrolled)
+}
+
+/// Why nothing is delivered of a connection that ended before it began.
+pub(crate) const NO_HELLO: &str = "an enrolled pod's connection ended before its ClientHello";
 
 /// A pod as the destination of a connection.
 #[derive(Clone)]
@@ -101,9 +116,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
     };
     let mtls = inbound.mtls(local.port());
     let protocol = inbound.port(local.port()).map_or(AppProtocol::Detect, |p| p.protocol);
+    let of_mesh = of_mesh(&snapshot, peer);
     let patience = match mtls {
         MtlsMode::Strict => HELLO,
         MtlsMode::Disable if protocol == AppProtocol::ServerFirst => Duration::ZERO,
+        MtlsMode::Permissive if of_mesh => PEEK_ENROLLED,
         MtlsMode::Permissive | MtlsMode::Disable => PEEK,
     };
     let looked = tokio::select! {
@@ -122,7 +139,12 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
         Ok(Arrival::Mesh(wire)) => {
             Box::pin(mesh(receiver, &snapshot, tcp, wire, report)).await;
         }
-        Ok(Arrival::Silent | Arrival::Plaintext) if mtls == MtlsMode::Strict => {
+        // The node daemon of the client died before its ClientHello: what the server would say to
+        // a client that ends at once is not for the wire.
+        Ok(Arrival::Ended) if of_mesh && mtls != MtlsMode::Disable => {
+            refuse(tcp, report, Refusal::TlsFailure, NO_HELLO.into());
+        }
+        Ok(Arrival::Silent | Arrival::Ended | Arrival::Plaintext) if mtls == MtlsMode::Strict => {
             let reason =
                 format!("plaintext to port {}, which takes mTLS only (STRICT)", local.port());
             refuse(tcp, report, Refusal::NetworkPolicy, reason);
@@ -131,7 +153,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
             let plain = Plain { receiver, inbound, peer, local, protocol };
             plain.silent(&snapshot, tcp, report).await;
         }
-        Ok(Arrival::Plaintext) => {
+        Ok(Arrival::Plaintext | Arrival::Ended) => {
             let plain = Plain { receiver, inbound, peer, local, protocol };
             plain.spoken(&snapshot, tcp, report).await;
         }
@@ -144,8 +166,10 @@ pub(crate) async fn look(
     port: u16,
     patience: Duration,
 ) -> std::io::Result<Arrival> {
-    if !sock::peek_some(tcp, patience).await? {
-        return Ok(Arrival::Silent);
+    match sock::peek_some(tcp, patience).await? {
+        None => return Ok(Arrival::Silent),
+        Some(0) => return Ok(Arrival::Ended),
+        Some(_) => {}
     }
     let hello =
         async {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use fairlead_config::model::{Inbound, Snapshot};
-use fairlead_types::{AppProtocol, ClientAddr, OriginalDst};
+use fairlead_types::{AppProtocol, ClientAddr, OriginalDst, Refusal};
 use tokio::net::TcpStream;
 
 use crate::first::{Opening, SILENCE, read_opening};
 use crate::http::{arrive, server};
-use crate::inbound::{Arrival, HELLO, Receiver, look, mesh};
+use crate::inbound::{Arrival, HELLO, NO_HELLO, Receiver, look, mesh, of_mesh};
 use crate::l4;
 use crate::live::{Facts, Guarded, State};
 use crate::reach::{self, Upstream};
@@ -115,7 +115,11 @@ impl Plain {
             Ok(Arrival::Mesh(wire)) => {
                 Box::pin(mesh(self.receiver, snapshot, tcp, wire, report)).await;
             }
-            Ok(Arrival::Plaintext) => self.spoken(snapshot, tcp, report).await,
+            Ok(Arrival::Ended) if of_mesh(snapshot, self.peer) => {
+                report.verdict = Verdict::refused(Refusal::TlsFailure, NO_HELLO);
+                sock::reset(tcp);
+            }
+            Ok(Arrival::Plaintext | Arrival::Ended) => self.spoken(snapshot, tcp, report).await,
             Ok(Arrival::Silent) => {
                 report.verdict.reason = Some("the client said nothing".into());
                 sock::reset(tcp);

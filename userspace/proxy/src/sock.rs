@@ -87,15 +87,15 @@ pub(crate) async fn peek_until<T>(
     }
 }
 
-/// Waits until there is at least a byte, or the end, for at most `wait`; takes nothing. `false`:
-/// the time passed.
+/// Waits until there is at least a byte (`Some(1)`), or the end (`Some(0)`), for at most `wait`;
+/// takes nothing. `None`: the time passed.
 ///
 /// # Errors
 /// Reading failed.
-pub(crate) async fn peek_some(stream: &TcpStream, wait: Duration) -> io::Result<bool> {
+pub(crate) async fn peek_some(stream: &TcpStream, wait: Duration) -> io::Result<Option<usize>> {
     match tokio::time::timeout(wait, stream.peek(&mut [0])).await {
-        Ok(result) => result.map(|_| true),
-        Err(_) => Ok(false),
+        Ok(result) => result.map(Some),
+        Err(_) => Ok(None),
     }
 }
 

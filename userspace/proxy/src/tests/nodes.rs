@@ -230,6 +230,30 @@ async fn plaintext_from_outside() {
     assert_eq!(world.nodes[0].metric("istio_tcp_connections_failed_total", &labels), 1);
 }
 
+/// What is left of a connection when the node daemon of its client dies before its ClientHello.
+#[tokio::test]
+async fn an_enrolled_client_that_ends_before_its_hello_gets_no_word() {
+    let mut world = World::new(1);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let server = world.pod(0, "server", PeerWire::Native).await;
+    let addr = world.listen(&server, echo).await;
+    world.publish().await;
+    let end_from = |ip: std::net::IpAddr| async move {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(std::net::SocketAddr::new(ip, 0)).unwrap();
+        let mut stream = socket.connect(addr).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut got = String::new();
+        soon(stream.read_to_string(&mut got)).await.map(|_| got)
+    };
+    // A client outside the mesh may end first and still be answered.
+    assert_eq!(end_from("127.0.0.1".parse().unwrap()).await.unwrap(), "127.0.0.1 ");
+    let error = end_from(client.ip).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let log = world.nodes[0].log(2).await;
+    assert!(log[1].to_string().contains("ClientHello"), "{}", log[1]);
+}
+
 #[tokio::test]
 async fn banners_for_plaintext_clients_and_slow_mesh_clients() {
     let mut world = World::new(1);

@@ -1,0 +1,20 @@
+//! `fairlead.config.v1`: configuration from the controller to the node daemons.
+
+mod generated {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::allow_attributes,
+        reason = "made by prost from the documented proto file"
+    )]
+    tonic::include_proto!("fairlead.config.v1");
+}
+
+pub use generated::*;
+
+/// The version of the protocol that this build speaks: [`Hello::protocol`].
+pub const PROTOCOL: u32 = 1;
+/// Bytes of the largest message, either way.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// The audience that tokens of node daemons are made for, as of Istio's clients.
+pub const TOKEN_AUDIENCE: &str = "istio-ca";

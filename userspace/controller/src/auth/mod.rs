@@ -1,0 +1,1 @@
+//! Which node speaks: tokens of node daemons.

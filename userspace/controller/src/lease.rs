@@ -1,0 +1,1 @@
+//! The lease that says which replica writes.

@@ -1,0 +1,1 @@
+//! Metrics of the controller, under the names that Istio's dashboards know.

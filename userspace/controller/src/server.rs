@@ -1,0 +1,1 @@
+//! Listeners: gRPC and webhook over TLS, monitoring over plain HTTP.

@@ -1,0 +1,1 @@
+//! Conditions and events: what became of each resource.

@@ -1,0 +1,1 @@
+//! The API server's objects, trimmed to what nodes read.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use fairlead_types::SpiffeId;
+use fairlead_types::{SpiffeId, TrustDomain};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, SanType,
@@ -62,16 +62,20 @@ impl From<TlsConfigError> for IssueError {
     }
 }
 
-impl WorkloadCertificate {
+/// A key with what a CA delivered for it.
+pub(crate) struct Material {
+    pub(crate) key: PrivatePkcs8KeyDer<'static>,
+    /// Leaf first, without the root.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+}
+
+impl Material {
     /// Makes a fresh key and has `ca` certify it for `id`.
-    ///
-    /// # Errors
-    /// [`IssueError`] says whether this node, the CA or its answer is to blame.
-    pub async fn issue(
+    pub(crate) async fn obtain(
         ca: &dyn CaClient,
         id: &SpiffeId,
         ttl: Duration,
-        aliases: &[fairlead_types::TrustDomain],
     ) -> Result<Self, IssueError> {
         let request = |e: rcgen::Error| IssueError::Request(e.to_string());
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(request)?;
@@ -83,9 +87,34 @@ impl WorkloadCertificate {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let csr = params.serialize_request(&key).map_err(request)?;
         let signed = ca.sign(csr.der(), id, ttl).await?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        Ok(Self { key, chain: signed.chain, roots: signed.roots })
+    }
+}
 
-        let trust = TrustBundle::new(&signed.roots, id.trust_domain(), aliases)?;
-        let leaf = signed
+impl WorkloadCertificate {
+    /// Makes a fresh key and has `ca` certify it for `id`.
+    ///
+    /// # Errors
+    /// [`IssueError`] says whether this node, the CA or its answer is to blame.
+    pub async fn issue(
+        ca: &dyn CaClient,
+        id: &SpiffeId,
+        ttl: Duration,
+        aliases: &[TrustDomain],
+    ) -> Result<Self, IssueError> {
+        Self::assemble(Material::obtain(ca, id, ttl).await?, id, aliases)
+    }
+
+    /// Makes usable what a CA delivered (now, or to an earlier daemon), if it is what `id` needs:
+    /// the certificate is for `id` and this key, and verifies to the roots at this moment.
+    pub(crate) fn assemble(
+        material: Material,
+        id: &SpiffeId,
+        aliases: &[TrustDomain],
+    ) -> Result<Self, IssueError> {
+        let trust = TrustBundle::new(&material.roots, id.trust_domain(), aliases)?;
+        let leaf = material
             .chain
             .first()
             .ok_or_else(|| IssueError::Delivered("the chain is empty".into()))?;
@@ -94,8 +123,8 @@ impl WorkloadCertificate {
             return Err(IssueError::Delivered(format!("it is for {}, not {id}", svid.id)));
         }
         let fingerprint = fingerprint(leaf);
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let certified = CertifiedKey::from_der(signed.chain.clone(), der, tls::provider())
+        let der = PrivateKeyDer::Pkcs8(material.key);
+        let certified = CertifiedKey::from_der(material.chain.clone(), der, tls::provider())
             .map_err(|e| IssueError::Delivered(e.to_string()))?;
         // `from_der` compares the keys where it can; an answer for another key must not pass.
         certified.keys_match().map_err(|e| IssueError::Delivered(e.to_string()))?;
@@ -105,10 +134,46 @@ impl WorkloadCertificate {
             hbone: tls::server_config(&certified, &trust, Wire::Hbone)?,
             svid,
             fingerprint,
-            chain: signed.chain,
+            chain: material.chain,
             trust,
             key: certified,
         })
+    }
+
+    /// The same certificate under other roots or with other trust domains accepted: for new
+    /// sessions. `roots`: `None` leaves them.
+    pub(crate) fn with_trust(
+        &self,
+        roots: Option<&[CertificateDer<'static>]>,
+        aliases: &[TrustDomain],
+    ) -> Result<Self, IssueError> {
+        let domain = self.svid.id.trust_domain();
+        let trust = match roots {
+            Some(roots) => TrustBundle::new(roots, domain, aliases)?,
+            None => self.trust.with_domains(domain, aliases),
+        };
+        Ok(Self {
+            native: tls::server_config(&self.key, &trust, Wire::Native)?,
+            hbone: tls::server_config(&self.key, &trust, Wire::Hbone)?,
+            svid: self.svid.clone(),
+            fingerprint: Arc::clone(&self.fingerprint),
+            chain: self.chain.clone(),
+            trust,
+            key: Arc::clone(&self.key),
+        })
+    }
+
+    /// Whether the certificate verifies to the roots now.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn verify(&self) -> Result<(), IssueError> {
+        let (leaf, intermediates) = self
+            .chain
+            .split_first()
+            .ok_or_else(|| IssueError::Delivered("the chain is empty".into()))?;
+        tls::verify_chain(leaf, intermediates, &self.trust)
+            .map_err(|e| IssueError::Delivered(tls::explain(&e)))
     }
 
     /// Whom the certificate speaks for.

@@ -10,14 +10,19 @@ pub mod ca;
 mod certificate;
 #[doc(hidden)]
 pub mod fuzz;
+mod kept;
 mod random;
 mod store;
 mod svid;
 mod tls;
 mod trust;
 
-pub use ca::{CaClient, CaDirectory, CaError, SignFuture, SignedCertificate};
+pub use ca::{
+    Authority, CaClient, CaDirectory, CaError, CaSet, ServingCertificate, SignFuture,
+    SignedCertificate, SigningRequest,
+};
 pub use certificate::{CertificateInfo, IssueError, WorkloadCertificate};
+pub use kept::KeptCertificates;
 pub use store::{CertificateError, IdentityStore, StoreSettings};
 pub use svid::{PeerSvid, SvidError, fingerprint};
 pub use tls::{ALPN_HBONE, ALPN_NATIVE, PeerRefusal, Wire, explain, negotiated_wire};

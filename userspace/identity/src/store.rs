@@ -2,17 +2,19 @@
 //! jittered half of its life, read without a lock on a connection's way.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use fairlead_types::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::ca::CaClient;
-use crate::certificate::{CertificateInfo, WorkloadCertificate};
+use crate::certificate::{CertificateInfo, IssueError, Material, WorkloadCertificate};
+use crate::kept::{self, KeptCertificates};
 use crate::random;
 
 /// First pause after a failed attempt; doubles up to [`MAX_BACKOFF`].
@@ -64,10 +66,25 @@ type Slots = HashMap<SpiffeId, Arc<Slot>, foldhash::fast::RandomState>;
 
 /// Holds and renews the certificates of the service accounts that have pods here.
 pub struct IdentityStore {
-    ca: Arc<dyn CaClient>,
-    settings: StoreSettings,
+    source: Arc<Source>,
     slots: ArcSwap<Slots>,
     changing: Mutex<()>,
+}
+
+/// Where certificates come from, and what is trusted beside them.
+struct Source {
+    ca: Arc<dyn CaClient>,
+    ttl: Duration,
+    kept: Option<KeptCertificates>,
+    trust: ArcSwap<Trust>,
+}
+
+/// What is trusted.
+#[derive(Clone, Default)]
+struct Trust {
+    /// Instead of the roots that came with each certificate.
+    roots: Option<Arc<[CertificateDer<'static>]>>,
+    aliases: Arc<[TrustDomain]>,
 }
 
 struct Slot {
@@ -92,6 +109,27 @@ impl Slot {
         failure.as_ref().map_or_else(|| "the request is under way".into(), |f| f.as_ref().clone())
     }
 
+    /// Puts a certificate in force.
+    fn deliver(&self, certificate: WorkloadCertificate, source: &Source) {
+        self.current.store(Some(Arc::new(certificate)));
+        self.failure.store(None);
+        // What is trusted may have changed since the certificate was made usable.
+        self.follow(&source.trust.load());
+        self.delivered.notify_waiters();
+    }
+
+    /// Has the certificate that is there go by `trust`.
+    fn follow(&self, trust: &Trust) {
+        let Some(current) = self.current.load_full() else { return };
+        match current.with_trust(trust.roots.as_deref(), &trust.aliases) {
+            Ok(certificate) => {
+                // A renewal that came in between looks at the trust of then itself.
+                self.current.compare_and_swap(&Some(current), Some(Arc::new(certificate)));
+            }
+            Err(error) => tracing::error!(id = %self.id, %error, "the new roots cannot be used"),
+        }
+    }
+
     fn certificate(&self) -> Result<Arc<WorkloadCertificate>, CertificateError> {
         match self.current.load_full() {
             None => Err(CertificateError::Missing { id: self.id.clone(), reason: self.reason() }),
@@ -107,9 +145,29 @@ impl IdentityStore {
     /// A store that asks `ca`; it holds nothing until [`IdentityStore::retain`].
     #[must_use]
     pub fn new(ca: Arc<dyn CaClient>, settings: StoreSettings) -> Arc<Self> {
+        Self::make(ca, settings, None)
+    }
+
+    /// The same, keeping certificates with their keys on disk and beginning with those that are
+    /// there.
+    #[must_use]
+    pub fn with_kept(
+        ca: Arc<dyn CaClient>,
+        settings: StoreSettings,
+        kept: KeptCertificates,
+    ) -> Arc<Self> {
+        Self::make(ca, settings, Some(kept))
+    }
+
+    fn make(
+        ca: Arc<dyn CaClient>,
+        settings: StoreSettings,
+        kept: Option<KeptCertificates>,
+    ) -> Arc<Self> {
+        let StoreSettings { ttl, trust_domain_aliases } = settings;
+        let trust = Trust { roots: None, aliases: trust_domain_aliases.into() };
         Arc::new(Self {
-            ca,
-            settings,
+            source: Arc::new(Source { ca, ttl, kept, trust: ArcSwap::from_pointee(trust) }),
             slots: ArcSwap::from_pointee(Slots::default()),
             changing: Mutex::new(()),
         })
@@ -134,6 +192,9 @@ impl IdentityStore {
                 task.abort();
             }
         }
+        if let Some(kept) = &self.source.kept {
+            kept.retain(ids);
+        }
     }
 
     fn start(&self, id: &SpiffeId) -> Arc<Slot> {
@@ -144,10 +205,45 @@ impl IdentityStore {
             delivered: Notify::new(),
             renewal: Mutex::new(None),
         });
-        let task =
-            tokio::spawn(renew(self.ca.clone(), self.settings.clone(), Arc::downgrade(&slot)));
+        let task = tokio::spawn(renew(Arc::clone(&self.source), Arc::downgrade(&slot)));
         *slot.renewal.lock() = Some(task.abort_handle());
         slot
+    }
+
+    /// Trusts these roots from now on, whatever came with each certificate (a bundle of the mesh's
+    /// roots: two at once while one replaces the other). Sessions that are open go on; new ones
+    /// go by it.
+    ///
+    /// # Errors
+    /// A root cannot be used, or there is none; everything stays as it was.
+    pub fn trust_roots(&self, roots: Vec<CertificateDer<'static>>) -> Result<(), IssueError> {
+        // Tried before anything changes.
+        crate::TrustBundle::check(&roots)?;
+        let _changing = self.changing.lock();
+        let roots: Arc<[_]> = roots.into();
+        let before = self.source.trust.load();
+        self.source.trust.store(Arc::new(Trust { roots: Some(roots), ..Trust::clone(&before) }));
+        self.apply_trust();
+        Ok(())
+    }
+
+    /// Accepts these trust domains beside the mesh's own from now on (MeshConfig
+    /// `trustDomainAliases`). Sessions that are open go on.
+    pub fn trust_aliases(&self, aliases: &[TrustDomain]) {
+        let _changing = self.changing.lock();
+        let before = self.source.trust.load();
+        if *before.aliases != *aliases {
+            let trust = Trust { aliases: aliases.into(), ..Trust::clone(&before) };
+            self.source.trust.store(Arc::new(trust));
+            self.apply_trust();
+        }
+    }
+
+    fn apply_trust(&self) {
+        let trust = self.source.trust.load();
+        for slot in self.slots.load().values() {
+            slot.follow(&trust);
+        }
     }
 
     /// The certificate of `id`, if there is a valid one at this moment. Takes no lock.
@@ -206,47 +302,86 @@ impl IdentityStore {
     }
 }
 
+impl Source {
+    /// A certificate under what is trusted now.
+    fn assemble(
+        &self,
+        mut material: Material,
+        id: &SpiffeId,
+    ) -> Result<WorkloadCertificate, String> {
+        let trust = self.trust.load();
+        if let Some(roots) = &trust.roots {
+            material.roots = roots.to_vec();
+        }
+        let kept = self.kept.is_some().then(|| kept::text(&material));
+        let certificate = WorkloadCertificate::assemble(material, id, &trust.aliases)
+            .map_err(|e| e.to_string())?;
+        if let (Some(kept), Some(text)) = (&self.kept, kept)
+            && let Err(error) = kept.keep(id, &text)
+        {
+            tracing::warn!(%id, %error, "the certificate could not be kept on disk");
+        }
+        Ok(certificate)
+    }
+
+    async fn obtain(&self, id: &SpiffeId) -> Result<WorkloadCertificate, String> {
+        let obtained = Material::obtain(self.ca.as_ref(), id, self.ttl);
+        match tokio::time::timeout(ATTEMPT_TIMEOUT, obtained).await {
+            Ok(Ok(material)) => self.assemble(material, id),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the CA did not answer within {ATTEMPT_TIMEOUT:?}")),
+        }
+    }
+
+    /// How long until a fresh certificate is renewed: about half of its life, or of the life that
+    /// was wanted where the CA gave more.
+    fn until_renewal(&self, certificate: &WorkloadCertificate) -> Duration {
+        let left = certificate.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+        left.min(self.ttl).mul_f64(random::factor(0.45, 0.55))
+    }
+}
+
 /// Obtains and renews one certificate until its slot is gone.
-async fn renew(ca: Arc<dyn CaClient>, settings: StoreSettings, slot: std::sync::Weak<Slot>) {
+async fn renew(source: Arc<Source>, slot: Weak<Slot>) {
     let mut backoff = MIN_BACKOFF;
+    if let Some(pause) = begin(&source, &slot) {
+        tokio::time::sleep(pause).await;
+    }
     loop {
         let Some(id) = slot.upgrade().map(|s| s.id.clone()) else { return };
-        let issue = WorkloadCertificate::issue(
-            ca.as_ref(),
-            &id,
-            settings.ttl,
-            &settings.trust_domain_aliases,
-        );
-        let result = match tokio::time::timeout(ATTEMPT_TIMEOUT, issue).await {
-            Ok(result) => result.map_err(|e| e.to_string()),
-            Err(_) => Err(format!("the CA did not answer within {ATTEMPT_TIMEOUT:?}")),
-        };
+        let result = source.obtain(&id).await;
         let Some(slot) = slot.upgrade() else { return };
         let pause = match result {
             Ok(certificate) => {
                 tracing::info!(%id, serial = certificate.serial(), "certificate issued");
                 backoff = MIN_BACKOFF;
-                // The CA may have granted less than was asked for.
-                let life = certificate
-                    .not_after()
-                    .duration_since(SystemTime::now())
-                    .unwrap_or_default()
-                    .min(settings.ttl);
-                slot.current.store(Some(Arc::new(certificate)));
-                slot.failure.store(None);
-                slot.delivered.notify_waiters();
-                life.mul_f64(random::factor(0.45, 0.55)).max(MIN_BACKOFF)
+                let pause = source.until_renewal(&certificate);
+                slot.deliver(certificate, &source);
+                pause.max(MIN_BACKOFF)
             }
             Err(reason) => {
                 tracing::warn!(%id, %reason, retry_in = ?backoff, "no certificate");
                 slot.failure.store(Some(Arc::new(reason)));
                 let pause = backoff.mul_f64(random::factor(0.5, 1.0));
                 // With short lifetimes a long pause would be an outage.
-                backoff = (backoff * 2).min(MAX_BACKOFF).min((settings.ttl / 8).max(MIN_BACKOFF));
+                backoff = (backoff * 2).min(MAX_BACKOFF).min((source.ttl / 8).max(MIN_BACKOFF));
                 pause
             }
         };
         drop(slot);
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Begins with the certificate that an earlier daemon kept, if it can be used; how long until it
+/// is renewed.
+fn begin(source: &Source, slot: &Weak<Slot>) -> Option<Duration> {
+    let slot = slot.upgrade()?;
+    let aliases = Arc::clone(&source.trust.load().aliases);
+    let certificate = source.kept.as_ref()?.find(&slot.id, &aliases)?;
+    let life = certificate.not_after().duration_since(certificate.not_before()).ok()?;
+    let left = certificate.not_after().duration_since(SystemTime::now()).ok()?;
+    tracing::info!(id = %slot.id, serial = certificate.serial(), ?left, "going on with the certificate that was kept");
+    slot.deliver(certificate, source);
+    Some(left.saturating_sub(life.mul_f64(random::factor(0.45, 0.55))))
 }

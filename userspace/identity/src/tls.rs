@@ -216,6 +216,21 @@ fn identity_of(leaf: &CertificateDer<'_>, trust: &TrustBundle) -> Result<SpiffeI
     Ok(id)
 }
 
+/// Verifies a chain of this node's own as its peers will.
+pub(crate) fn verify_chain(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    trust: &TrustBundle,
+) -> Result<(), rustls::Error> {
+    verify_server_cert_signed_by_trust_anchor(
+        &ParsedCertificate::try_from(leaf)?,
+        trust.roots(),
+        intermediates,
+        UnixTime::now(),
+        provider().signature_verification_algorithms.all,
+    )
+}
+
 /// Verifies a server: chain, validity, usage, SPIFFE form, trust domain, expected identity.
 #[derive(Debug)]
 struct ServerSvidVerifier {

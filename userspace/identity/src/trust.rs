@@ -46,6 +46,21 @@ impl TrustBundle {
         Ok(Self { roots: Arc::new(store), domains })
     }
 
+    /// Whether `roots` could be those of a bundle.
+    pub(crate) fn check(roots: &[CertificateDer<'static>]) -> Result<(), TrustError> {
+        if roots.is_empty() {
+            return Err(TrustError::NoRoot);
+        }
+        let mut store = RootCertStore::empty();
+        roots.iter().try_for_each(|r| store.add(r.clone()).map_err(TrustError::BadRoot))
+    }
+
+    /// The same roots for other domains.
+    pub(crate) fn with_domains(&self, domain: &TrustDomain, aliases: &[TrustDomain]) -> Self {
+        let domains = std::iter::once(domain).chain(aliases).cloned().collect();
+        Self { roots: Arc::clone(&self.roots), domains }
+    }
+
     /// Whether identities of `domain` are of this mesh.
     #[must_use]
     pub fn accepts(&self, domain: &TrustDomain) -> bool {

@@ -1,10 +1,13 @@
 //! The certificate authority as the node sees it: something that signs requests.
 //!
 //! [`CaDirectory`] is the one of standalone nodes. A remote CA (Kubernetes) implements
-//! [`CaClient`] and nothing else changes.
+//! [`CaClient`] and nothing else changes. What signs behind either is an [`Authority`].
 
+mod authority;
 mod directory;
 mod files;
+mod request;
+mod set;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -14,8 +17,13 @@ use std::time::Duration;
 use fairlead_types::SpiffeId;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 
+pub use authority::{Authority, ServingCertificate};
 pub use directory::CaDirectory;
-pub(crate) use directory::pem_certificates;
+pub use request::{MAX_REQUEST_BYTES, SigningRequest};
+pub use set::{
+    CA_CERT, CA_KEY, CERT_CHAIN, CaSet, CaSetError, ROOT_CERT, ROOT_KEY, certificate_pem,
+    pem_certificates,
+};
 
 /// A certificate as a CA delivers it.
 #[derive(Clone, Debug)]

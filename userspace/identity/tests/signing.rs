@@ -1,0 +1,268 @@
+//! What a CA makes of signing requests, hostile ones included, and of sets that do not fit.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::rsa::{KeyPair as RsaKey, KeySize};
+use fairlead_identity::ca::{MAX_REQUEST_BYTES, certificate_pem};
+use fairlead_identity::{Authority, CaError, CaSet, PeerSvid, SigningRequest};
+use fairlead_types::{SpiffeId, TrustDomain};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn set() -> CaSet {
+    CaSet::generate(&TrustDomain::default()).unwrap()
+}
+
+fn id() -> SpiffeId {
+    SpiffeId::new(TrustDomain::default(), "default", "reviews").unwrap()
+}
+
+fn request(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    change(&mut params);
+    params.serialize_request(key).unwrap().der().to_vec()
+}
+
+fn refusal(der: &[u8]) -> String {
+    match SigningRequest::from_der(der) {
+        Err(CaError::Refused(reason)) => reason,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("taken"),
+    }
+}
+
+/// Replaces the first `from` by `to` of the same length.
+fn patched(der: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let at = der.windows(from.len()).position(|w| w == from).unwrap();
+    let mut out = der.to_vec();
+    out[at..at + to.len()].copy_from_slice(to);
+    out
+}
+
+#[test]
+fn names_and_extensions_of_the_request_do_not_count() {
+    let key = KeyPair::generate().unwrap();
+    let other = "spiffe://cluster.local/ns/kube-system/sa/admin";
+    let der = request(&key, |params| {
+        params.subject_alt_names = vec![
+            SanType::URI(other.try_into().unwrap()),
+            SanType::DnsName("kubernetes.default.svc".try_into().unwrap()),
+        ];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    let request = SigningRequest::from_der(&der).unwrap();
+    assert_eq!(request.uris(), [other]);
+    assert!(!request.is_for(&id().to_string()));
+    let authority = Authority::new(&set()).unwrap();
+    let signed = authority.sign(&request, &id(), HOUR).unwrap();
+    let leaf = PeerSvid::from_der(&signed.chain[0]).unwrap();
+    assert_eq!(leaf.id, id());
+    let (_, parsed) = X509Certificate::from_der(&signed.chain[0]).unwrap();
+    assert!(!parsed.is_ca());
+    let names = parsed.subject_alternative_name().unwrap().unwrap();
+    assert_eq!(names.value.general_names.len(), 1, "{names:?}");
+    assert!(parsed.subject().iter().next().is_none());
+    assert_eq!(signed.chain.len(), 2, "leaf, intermediate");
+    assert_eq!(signed.roots.len(), 1);
+}
+
+#[test]
+fn a_request_without_names_or_with_the_own_one_is_for_its_sender() {
+    let key = KeyPair::generate().unwrap();
+    let mine = id().to_string();
+    assert!(SigningRequest::from_der(&request(&key, |_| {})).unwrap().is_for(&mine));
+    let named = request(&key, |params| {
+        params.subject_alt_names = vec![SanType::URI(mine.as_str().try_into().unwrap())];
+    });
+    assert!(SigningRequest::from_der(&named).unwrap().is_for(&mine));
+}
+
+#[test]
+fn hostile_requests_are_refused_with_the_reason() {
+    let key = KeyPair::generate().unwrap();
+    let good = request(&key, |_| {});
+    SigningRequest::from_der(&good).unwrap();
+
+    let mut trailing = good.clone();
+    trailing.push(0);
+    assert!(refusal(&trailing).contains("after its end"));
+    let mut spoilt = good.clone();
+    *spoilt.last_mut().unwrap() ^= 1;
+    assert!(refusal(&spoilt).contains("not that of the key"));
+    // The key of somebody else under one's own signature.
+    let stranger = KeyPair::generate().unwrap();
+    let stolen = patched(
+        &good,
+        rcgen::PublicKeyData::der_bytes(&key),
+        rcgen::PublicKeyData::der_bytes(&stranger),
+    );
+    assert!(refusal(&stolen).contains("not that of the key"));
+    for cut in 0..good.len() {
+        assert!(SigningRequest::from_der(&good[..cut]).is_err(), "cut at {cut} was taken");
+    }
+    let large = vec![0x30; MAX_REQUEST_BYTES + 1];
+    assert!(refusal(&large).contains("at most"));
+    let many = request(&key, |params| {
+        params.subject_alt_names = (0..100)
+            .map(|n| SanType::URI(format!("spiffe://a/ns/b/sa/c{n}").try_into().unwrap()))
+            .collect();
+    });
+    assert!(refusal(&many).contains("names"));
+}
+
+#[test]
+fn weak_and_strange_keys_are_refused() {
+    // RSA-2048 is taken, and what is certified is that very key.
+    let rsa = RsaKey::generate(KeySize::Rsa2048).unwrap();
+    let der = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&rsa)
+        .unwrap()
+        .as_ref()
+        .to_vec();
+    let key = KeyPair::try_from(der).unwrap();
+    let taken = SigningRequest::from_der(&request(&key, |_| {})).unwrap();
+    let signed = Authority::new(&set()).unwrap().sign(&taken, &id(), HOUR).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&signed.chain[0]).unwrap();
+    assert_eq!(leaf.public_key().raw, rcgen::PublicKeyData::subject_public_key_info(&key));
+
+    // A P-384 key keeps its curve.
+    let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let taken = SigningRequest::from_der(&request(&p384, |_| {})).unwrap();
+    let signed = Authority::new(&set()).unwrap().sign(&taken, &id(), HOUR).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&signed.chain[0]).unwrap();
+    assert_eq!(leaf.public_key().raw, rcgen::PublicKeyData::subject_public_key_info(&p384));
+
+    assert!(refusal(RSA_1024).contains("RSA key of 1024 bits"));
+    assert!(refusal(P521).contains("not that of the key"), "{}", refusal(P521));
+}
+
+#[test]
+fn pem_is_one_block_and_nothing_else() {
+    let key = KeyPair::generate().unwrap();
+    let pem = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    SigningRequest::from_pem(&pem).unwrap();
+    SigningRequest::from_pem(&format!("\n{}\n\n", pem.replace("\r\n", "\n"))).unwrap();
+    let certificate = certificate_pem(&[0x30, 0]);
+    for bad in [
+        String::new(),
+        "nonsense".to_owned(),
+        format!("{pem}{pem}"),
+        format!("{pem}{certificate}"),
+        format!("hello\n{pem}"),
+        format!("{pem}hello"),
+        certificate,
+        " ".repeat(MAX_REQUEST_BYTES + 1),
+    ] {
+        assert!(SigningRequest::from_pem(&bad).is_err(), "taken: {bad}");
+    }
+}
+
+#[test]
+fn validity_is_bounded_by_request_setting_and_ca() {
+    let key = KeyPair::generate().unwrap();
+    let request = SigningRequest::from_der(&request(&key, |_| {})).unwrap();
+    let authority = Authority::new(&set()).unwrap();
+    let left = |ttl| {
+        let signed = authority.sign(&request, &id(), ttl).unwrap();
+        let end = PeerSvid::from_der(&signed.chain[0]).unwrap().not_after;
+        end.duration_since(SystemTime::now()).unwrap()
+    };
+    assert!(left(HOUR) <= HOUR && left(HOUR) > HOUR - Duration::from_secs(5));
+    assert!(left(Duration::from_secs(u64::MAX / 4)) <= Duration::from_secs(90 * 86_400));
+}
+
+#[test]
+fn sets_that_do_not_fit_are_named() {
+    let (a, b) = (set(), set());
+    let error = |set: &CaSet| Authority::new(set).err().unwrap().to_string();
+    // The root of another CA: nothing that is signed would ever verify.
+    let swapped = CaSet { root_cert: b.root_cert.clone(), cert_chain: String::new(), ..a.clone() };
+    assert!(error(&swapped).contains("does not verify"), "{}", error(&swapped));
+    assert!(error(&CaSet { ca_key: b.ca_key.clone(), ..a.clone() }).contains("not the key"));
+    assert!(error(&CaSet { root_cert: String::new(), ..a.clone() }).contains("no certificate"));
+    // Two roots while they are exchanged: either side's certificates verify.
+    let both = CaSet { root_cert: format!("{}{}", a.root_cert, b.root_cert), ..a.clone() };
+    let authority = Authority::new(&both).unwrap();
+    assert_eq!(authority.roots().len(), 2);
+    let (one, two) = (Authority::new(&a).unwrap(), Authority::new(&b).unwrap());
+    assert!(one.verifies_to(authority.roots()) && two.verifies_to(authority.roots()));
+    assert!(!one.verifies_to(two.roots()) && !one.verifies_to(&[]));
+    assert!(!format!("{a:?}").contains("PRIVATE"));
+}
+
+#[test]
+fn a_renewed_set_keeps_its_root() {
+    let a = set();
+    assert!(!a.is_ending());
+    let renewed = a.renewed(&TrustDomain::default()).unwrap();
+    assert_eq!(renewed.root_cert, a.root_cert);
+    assert_ne!(renewed.ca_cert, a.ca_cert);
+    Authority::new(&renewed).unwrap();
+}
+
+#[test]
+fn serving_certificates_have_the_names_and_no_identity() {
+    let authority = Authority::new(&set()).unwrap();
+    let names = ["fairlead-controller.fairlead-system.svc".to_owned(), "b.example".to_owned()];
+    let serving = authority.serving(&names, HOUR).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&serving.key.cert[0]).unwrap();
+    let found = leaf.subject_alternative_name().unwrap().unwrap();
+    assert_eq!(found.value.general_names.len(), 2);
+    assert!(PeerSvid::from_der(&serving.key.cert[0]).is_err(), "it is no workload");
+    assert!(serving.not_after <= SystemTime::now() + HOUR);
+}
+
+/// Made with OpenSSL.
+const RSA_1024: &[u8] = &[
+    0x30, 0x82, 0x01, 0x4b, 0x30, 0x81, 0xb5, 0x02, 0x01, 0x00, 0x30, 0x0c, 0x31, 0x0a, 0x30, 0x08,
+    0x06, 0x03, 0x55, 0x04, 0x03, 0x0c, 0x01, 0x78, 0x30, 0x81, 0x9f, 0x30, 0x0d, 0x06, 0x09, 0x2a,
+    0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00, 0x03, 0x81, 0x8d, 0x00, 0x30, 0x81,
+    0x89, 0x02, 0x81, 0x81, 0x00, 0xcb, 0x57, 0xb8, 0x42, 0x62, 0xf1, 0xce, 0x6b, 0x7e, 0x21, 0xd4,
+    0x0a, 0x44, 0x0f, 0xfd, 0x2c, 0xa4, 0xc9, 0xd8, 0x0e, 0x9e, 0x1b, 0x3f, 0x53, 0x49, 0xcb, 0x0a,
+    0xe5, 0x66, 0x23, 0xe9, 0xd3, 0x23, 0xa2, 0xe7, 0xd4, 0x69, 0x6a, 0x71, 0x1b, 0x50, 0x32, 0x37,
+    0x1f, 0xa8, 0xf4, 0x24, 0x08, 0x3f, 0xe7, 0xcb, 0x67, 0x49, 0x8b, 0x0c, 0xde, 0x51, 0x83, 0x0e,
+    0xe0, 0x07, 0xad, 0x6f, 0x70, 0xb2, 0xa2, 0x40, 0xc4, 0xd7, 0xc9, 0xe4, 0x1b, 0xca, 0x35, 0x5e,
+    0xe5, 0x95, 0xb4, 0xf9, 0x80, 0xb2, 0x7f, 0xca, 0x01, 0x7a, 0x58, 0xee, 0x72, 0x26, 0x7c, 0x7a,
+    0xdc, 0x52, 0xa0, 0xa4, 0x7a, 0x26, 0x0d, 0xd0, 0x13, 0xa3, 0x6c, 0x5a, 0x76, 0x6b, 0x4a, 0xfb,
+    0xd0, 0x7b, 0x4e, 0x4f, 0xab, 0xca, 0x94, 0x0b, 0x59, 0xb7, 0x67, 0xfe, 0xa3, 0xa1, 0x48, 0x20,
+    0x9f, 0x05, 0x73, 0x19, 0x77, 0x02, 0x03, 0x01, 0x00, 0x01, 0xa0, 0x00, 0x30, 0x0d, 0x06, 0x09,
+    0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b, 0x05, 0x00, 0x03, 0x81, 0x81, 0x00, 0x13,
+    0xed, 0xfa, 0xe3, 0xe9, 0x6f, 0x28, 0xf2, 0x71, 0x83, 0xd9, 0x9a, 0xaa, 0x7a, 0xe0, 0x53, 0xc5,
+    0x55, 0xd5, 0xe1, 0xc4, 0xbe, 0x4a, 0xbd, 0xe5, 0xb7, 0x7f, 0xac, 0xa3, 0x60, 0x25, 0x50, 0x5d,
+    0x2a, 0x3b, 0x5d, 0x6d, 0xb7, 0x3c, 0x32, 0xe4, 0x05, 0xa0, 0xa8, 0x4c, 0x39, 0x9f, 0xf6, 0xd9,
+    0x47, 0x34, 0xab, 0xbc, 0xf0, 0x27, 0x65, 0xb1, 0x70, 0xa3, 0x72, 0x17, 0x4a, 0xbe, 0xe7, 0xd4,
+    0x12, 0xee, 0xd2, 0x1d, 0xdd, 0x9b, 0xd1, 0x82, 0x00, 0x36, 0x28, 0x3a, 0x61, 0x9f, 0x24, 0xd7,
+    0xba, 0xc9, 0x43, 0x1c, 0xb7, 0x70, 0x64, 0x2e, 0xb3, 0x0f, 0x5c, 0x9f, 0x1c, 0x0e, 0x3e, 0xe3,
+    0x03, 0x93, 0x25, 0x26, 0x04, 0xad, 0xc9, 0xe1, 0x96, 0x8d, 0xe8, 0xec, 0x81, 0xeb, 0x3a, 0x1c,
+    0x85, 0x2d, 0x70, 0x5e, 0x57, 0xd7, 0x97, 0xb8, 0xc1, 0x0d, 0xc7, 0x2d, 0x7d, 0xb2, 0x6b,
+];
+
+/// Made with OpenSSL.
+const P521: &[u8] = &[
+    0x30, 0x82, 0x01, 0x4f, 0x30, 0x81, 0xb1, 0x02, 0x01, 0x00, 0x30, 0x0c, 0x31, 0x0a, 0x30, 0x08,
+    0x06, 0x03, 0x55, 0x04, 0x03, 0x0c, 0x01, 0x78, 0x30, 0x81, 0x9b, 0x30, 0x10, 0x06, 0x07, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23, 0x03, 0x81, 0x86,
+    0x00, 0x04, 0x01, 0xd6, 0xe8, 0xfa, 0x79, 0x34, 0x9e, 0xf2, 0x77, 0x5e, 0x92, 0x37, 0xe2, 0xd8,
+    0xe5, 0xb0, 0x9c, 0x7a, 0xa4, 0x5d, 0xb6, 0x2e, 0xd5, 0x45, 0x50, 0x7f, 0xce, 0x9f, 0xbd, 0x09,
+    0x80, 0x71, 0x34, 0xaf, 0xe2, 0x85, 0x2a, 0xcd, 0xe3, 0xfd, 0x7a, 0xe3, 0xa8, 0xac, 0x9c, 0xc9,
+    0xb0, 0x0f, 0x9f, 0x8c, 0xcf, 0xe5, 0xde, 0x03, 0xb6, 0xde, 0xdd, 0x14, 0xee, 0xd1, 0x5e, 0x17,
+    0x54, 0x58, 0xeb, 0xb0, 0x00, 0xfe, 0xcd, 0xbb, 0x92, 0xf3, 0x53, 0x46, 0x4a, 0xaf, 0xeb, 0x58,
+    0xde, 0x57, 0x2e, 0xb3, 0xd3, 0x15, 0x62, 0xf3, 0xa5, 0xa8, 0x7a, 0x7e, 0xc2, 0x02, 0x7f, 0xd2,
+    0x01, 0xde, 0x39, 0x95, 0x3f, 0x83, 0x51, 0x61, 0xa4, 0x10, 0x05, 0x52, 0x78, 0xcd, 0x02, 0xf7,
+    0x9f, 0x20, 0xd2, 0xf4, 0x69, 0x43, 0x3a, 0x3b, 0x76, 0xe4, 0xfb, 0xd4, 0x6c, 0xcf, 0x37, 0x31,
+    0xc2, 0x87, 0xb9, 0xef, 0x01, 0xce, 0xa0, 0x00, 0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x04, 0x03, 0x02, 0x03, 0x81, 0x8c, 0x00, 0x30, 0x81, 0x88, 0x02, 0x42, 0x00, 0x8e, 0xa6,
+    0xb4, 0x5f, 0x39, 0x94, 0x7f, 0xde, 0x64, 0x84, 0x0a, 0xaf, 0x62, 0x97, 0xab, 0xb1, 0x66, 0x7a,
+    0x46, 0x7e, 0xcd, 0x9f, 0xaf, 0x35, 0xe8, 0xd9, 0x62, 0x88, 0xe1, 0x5a, 0xa2, 0x82, 0x33, 0xad,
+    0x82, 0x8e, 0x8a, 0x67, 0x5d, 0x12, 0xe6, 0x78, 0x66, 0x70, 0x9c, 0x82, 0x09, 0x64, 0xde, 0x71,
+    0x72, 0x39, 0x9a, 0x1a, 0xd0, 0x45, 0x14, 0x03, 0x47, 0x84, 0x1c, 0x59, 0x42, 0x9b, 0xc6, 0x02,
+    0x42, 0x01, 0x2c, 0xd1, 0xe7, 0xbd, 0xd0, 0x42, 0xda, 0x67, 0x76, 0xc6, 0x4d, 0xa3, 0x15, 0xc4,
+    0x75, 0xd7, 0xc8, 0xfc, 0xcd, 0x0e, 0x1d, 0x63, 0xe9, 0x92, 0x6b, 0x53, 0xe1, 0x58, 0x3e, 0xed,
+    0x11, 0x29, 0xd5, 0x3d, 0x99, 0xbb, 0xbc, 0x5c, 0x56, 0x7b, 0xe2, 0x78, 0x78, 0x2e, 0x65, 0x45,
+    0x6c, 0x53, 0x79, 0x17, 0x5c, 0x5e, 0xd1, 0xae, 0xf5, 0x66, 0xf5, 0x41, 0x51, 0x22, 0x28, 0x42,
+    0xc3, 0xe8, 0xe3,
+];

@@ -172,7 +172,7 @@ fn service_port(snapshot: &Snapshot, port: &ServicePort) -> Value {
         ("protocol", debug(port.protocol)),
         ("routes", routes(snapshot, &port.common)),
         (
-            "routesOfNamespaces",
+            "routesOfClients",
             sorted(port.namespaced.iter().map(|(ns, r)| (ns.to_string(), routes(snapshot, r)))),
         ),
     ])
@@ -202,7 +202,7 @@ fn virtual_host(snapshot: &Snapshot, host: &VirtualHost) -> Value {
     said([
         ("routes", of(&host.common)),
         (
-            "routesOfNamespaces",
+            "routesOfClients",
             sorted(host.namespaced.iter().map(|(namespace, r)| (namespace.to_string(), of(r)))),
         ),
     ])
@@ -316,13 +316,13 @@ fn tcp_match(m: &TcpMatch) -> Value {
     ])
 }
 
-/// The name of a cluster, with the namespace whose clients use this variant of it.
+/// The name of a cluster, with the clients that use this variant of it.
 fn cluster_name(snapshot: &Snapshot, id: ClusterId) -> String {
     match snapshot.cluster(id) {
         None => "none".to_owned(),
-        Some(cluster) => match &cluster.client_namespace {
+        Some(cluster) => match &cluster.client {
             None => cluster.name.to_string(),
-            Some(namespace) => format!("{} for {namespace}", cluster.name),
+            Some(client) => format!("{} for {client}", cluster.name),
         },
     }
 }
@@ -353,6 +353,8 @@ fn cluster(cluster: &Cluster) -> Value {
         ("connectTimeout", debug(policy.connect_timeout)),
         ("subsetLabels", labels(&policy.labels)),
         ("endpoints", endpoints.into()),
+        ("nearFirst", cluster.locality.ends.to_vec().into()),
+        ("localOnly", cluster.locality.local_only.into()),
     ])
 }
 

@@ -106,11 +106,16 @@ impl Choice {
         }
     }
 
+    /// Why there is nothing to pick, for people.
+    pub(crate) fn why_none(&self) -> &'static str {
+        self.as_cluster().map_or("no endpoint is ready", |cluster| cluster.why_none())
+    }
+
     /// Picks an endpoint, one that is not in `tried` where there is one.
     pub(crate) fn pick(&self, tried: &[usize]) -> Option<Chosen> {
         match self {
             Self::Cluster(cluster, family) => {
-                let endpoints: &[Arc<Endpoint>] = &cluster.endpoints;
+                let endpoints = cluster.candidates(tried);
                 let balancer = &cluster.policy.balancer;
                 let index = balance::pick(balancer, &cluster.state, endpoints, tried, random())?;
                 let endpoint = endpoints.get(index)?;

@@ -143,7 +143,7 @@ fn route(outgoing: &Outgoing, snapshot: &Snapshot) -> Result<Routed, Verdict> {
         }
         Outbound::Unknown => return Ok(passthrough("PassthroughCluster")),
     };
-    let routes = port.routes(&outgoing.caller.workload.namespace);
+    let routes = port.routes(snapshot.client(&outgoing.caller.workload));
     let selected =
         routes.tcp.as_ref().and_then(|table| table.select(&outgoing.source(), asked, port.number));
     let (name, cluster) = match selected {
@@ -238,7 +238,7 @@ async fn connect(
     Err(last.unwrap_or_else(|| Failure {
         class: Refusal::Connect,
         flags: ResponseFlags::NoHealthyUpstream,
-        reason: "no endpoint is ready".into(),
+        reason: choice.why_none().into(),
         elsewhere: false,
     }))
 }

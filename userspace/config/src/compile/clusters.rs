@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fairlead_policy::route::ClusterId;
 use foldhash::fast::RandomState;
 
+use super::client::Client;
 use super::host::service_of;
 use super::route::NO_CLUSTER;
 use super::services::{ServiceEntry, Services};
@@ -18,8 +19,8 @@ pub(super) struct ClusterKey {
     pub(super) host: Arc<str>,
     pub(super) port: u16,
     pub(super) subset: Option<Arc<str>>,
-    /// Namespace of the clients that use this variant.
-    pub(super) client: Option<Arc<str>>,
+    /// The clients that use this variant.
+    pub(super) client: Option<Client>,
 }
 
 /// One cluster of a service, without its endpoints.
@@ -31,10 +32,10 @@ pub(super) struct ClusterSpec {
     pub(super) policy: ClusterPolicy,
 }
 
-/// The clusters of a service as clients of one namespace, or all others, use them.
+/// The clusters of a service as some clients, or all others, use them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Variant {
-    pub(super) client: Option<Arc<str>>,
+    pub(super) client: Option<Client>,
     pub(super) clusters: Vec<ClusterSpec>,
 }
 
@@ -91,7 +92,7 @@ impl ClusterLookup<'_> {
         subset: Option<&str>,
         port: Option<u32>,
         asked_for: Option<u16>,
-        client: Option<&str>,
+        client: Option<&Client>,
     ) -> Result<ClusterId, Missing> {
         let Some(service) = self.services.get(host) else {
             let mut message = format!("there is no service {host}");

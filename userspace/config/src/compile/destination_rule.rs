@@ -4,8 +4,10 @@
 //! Lookup as Istio does it (`PushContext.destinationRule`): rules of the client's namespace first,
 //! then those of the service's namespace, then those of the root namespace; within one namespace
 //! the most specific host; rules of one namespace for the same host are merged, the oldest first:
-//! subsets add up, the first traffic policy counts. The client's namespace matters only on its own
-//! node, so variants are compiled for the namespaces of local pods alone.
+//! subsets add up, the first traffic policy counts. A rule with a `workloadSelector` is one for the
+//! clients of its own namespace that have the labels, and for them it comes before those of the
+//! same host without one (Istio `SidecarScope.DestinationRule`). Which client asks matters only on
+//! its own node, so variants are compiled for the local pods alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,8 +20,10 @@ use fairlead_api::{Kind, ObjectKey};
 use fairlead_policy::balance;
 use fairlead_types::{Labels, SpiffeId};
 
+use super::client::{Client, namespace_of};
 use super::host::{ExportTo, HostPattern};
 use super::problem::Report;
+use super::route::labels;
 use crate::model::{ClusterPolicy, MeshSettings, UpstreamTls};
 
 /// One rule, with what lookups need.
@@ -29,6 +33,8 @@ pub(super) struct Rule {
     pub(super) pattern: HostPattern,
     export: ExportTo,
     created: String,
+    /// The client workloads that it is for; `None`: all.
+    selector: Option<Labels>,
     pub(super) object: Arc<DestinationRule>,
 }
 
@@ -40,8 +46,17 @@ impl Rule {
             pattern: HostPattern::new(&object.spec.host, &metadata.namespace, domain),
             export: ExportTo::new(&object.spec.export_to, &metadata.namespace),
             created: metadata.creation_timestamp.clone().unwrap_or_default(),
+            selector: object.spec.workload_selector.as_ref().map(|s| labels(&s.match_labels)),
             object: Arc::clone(object),
         }
+    }
+
+    /// Whether it is for these clients, if it is for any of their namespace.
+    fn chooses(&self, client: Option<&Client>) -> bool {
+        self.selector.is_none()
+            || client.is_some_and(|client| {
+                client.namespace() == &*self.key.namespace && client.is_chosen_by(&self.key.name)
+            })
     }
 
     /// The order in which rules of one host are merged.
@@ -171,6 +186,8 @@ fn upstream_tls(settings: &ClientTlsSettings) -> UpstreamTls {
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     by_key: BTreeMap<(Arc<str>, Arc<str>), Arc<Rule>>,
+    /// Those of them that are for some workloads only.
+    choosing: BTreeMap<(Arc<str>, Arc<str>), Arc<Rule>>,
     exact: BTreeMap<Arc<str>, Vec<Arc<Rule>>>,
     wildcard: Vec<Arc<Rule>>,
 }
@@ -197,10 +214,10 @@ impl Rules {
                 }
                 HostPattern::Wildcard(_) => self.wildcard.retain(|r| !Arc::ptr_eq(r, &old)),
             }
+            self.choosing.remove(&name);
             touched.push(old.pattern.clone());
         }
-        // A rule that applies to some workloads only would be applied to too many of them here.
-        if let Some(object) = object.filter(|object| object.spec.workload_selector.is_none()) {
+        if let Some(object) = object {
             let rule = Arc::new(Rule::new(object, domain));
             let bucket = match &rule.pattern {
                 HostPattern::Exact(host) => self.exact.entry(Arc::clone(host)).or_default(),
@@ -209,6 +226,9 @@ impl Rules {
             bucket.push(Arc::clone(&rule));
             bucket.sort_by(|a, b| a.age().cmp(&b.age()));
             touched.push(rule.pattern.clone());
+            if rule.selector.is_some() {
+                self.choosing.insert(name.clone(), Arc::clone(&rule));
+            }
             self.by_key.insert(name, rule);
         }
         touched
@@ -229,11 +249,29 @@ impl Rules {
         let mut namespaces = BTreeSet::new();
         for rule in self.matching(host) {
             namespaces.extend(rule.export.named().iter().cloned());
-            if *rule.key.namespace != *service_namespace {
+            if *rule.key.namespace != *service_namespace || rule.selector.is_some() {
                 namespaces.insert(Arc::clone(&rule.key.namespace));
             }
         }
         namespaces
+    }
+
+    /// What a pod of `namespace` with these labels is to the rules.
+    pub(super) fn client(&self, namespace: &Arc<str>, labels: &Labels) -> Client {
+        let first = (Arc::clone(namespace), Arc::from(""));
+        let rules: Vec<&str> = self
+            .choosing
+            .range(first..)
+            .take_while(|((of, _), _)| of == namespace)
+            .filter(|(_, rule)| rule.selector.as_ref().is_some_and(|s| labels.matches(s)))
+            .map(|((_, name), _)| &**name)
+            .collect();
+        Client::new(namespace, &rules)
+    }
+
+    /// Whether any rule is for some workloads only.
+    pub(super) fn choose_workloads(&self) -> bool {
+        !self.choosing.is_empty()
     }
 
     /// Whether any rule makes a difference between clients.
@@ -241,24 +279,27 @@ impl Rules {
         !self.by_key.is_empty()
     }
 
-    /// The rules that apply to `host` of a service in `service_namespace`, for clients in
-    /// `client`, or for those of a namespace that no rule knows.
+    /// The rules that apply to `host` of a service in `service_namespace`, for `client`, or for
+    /// those of a namespace that no rule knows.
     pub(super) fn effective(
         &self,
         host: &str,
         service_namespace: &str,
-        client: Option<&str>,
+        client: Option<&Client>,
         root_namespace: &str,
     ) -> Effective {
+        let own = namespace_of(client);
         let tiers = [
-            client.filter(|client| *client != root_namespace),
+            own.filter(|own| *own != root_namespace),
             Some(service_namespace),
             Some(root_namespace),
         ];
         for (tier, namespace) in tiers.into_iter().enumerate() {
             let Some(namespace) = namespace else { continue };
             let visible = |rule: &&Arc<Rule>| {
-                *rule.key.namespace == *namespace && (tier == 0 || rule.export.is_visible(client))
+                *rule.key.namespace == *namespace
+                    && (tier == 0 || rule.export.is_visible(own))
+                    && rule.chooses(client)
             };
             let Some(best) =
                 self.matching(host).filter(visible).max_by_key(|rule| match &rule.pattern {
@@ -269,7 +310,13 @@ impl Rules {
                 continue;
             };
             let same = |rule: &&Arc<Rule>| visible(rule) && rule.pattern == best.pattern;
-            return Effective(self.matching(host).filter(same).cloned().collect());
+            let mut rules: Vec<_> = self.matching(host).filter(same).cloned().collect();
+            // Of several that choose the client the oldest counts, with those for just the same.
+            let chosen = rules.iter().find_map(|rule| rule.selector.clone());
+            if chosen.is_some() {
+                rules.retain(|rule| rule.selector == chosen);
+            }
+            return Effective(rules);
         }
         Effective::default()
     }
@@ -279,12 +326,6 @@ impl Rules {
 /// the business of validation.)
 pub(super) fn review(object: &DestinationRule, report: &mut Report<'_>) {
     let spec = &object.spec;
-    if spec.workload_selector.is_some() {
-        report.error(
-            "spec.workloadSelector",
-            "not supported yet; the rule is not applied to any workload",
-        );
-    }
     let whole = spec.traffic_policy.iter().map(|policy| ("spec".to_owned(), policy));
     let subsets = spec.subsets.iter().enumerate().filter_map(|(i, subset)| {
         Some((format!("spec.subsets[{i}]"), subset.traffic_policy.as_ref()?))

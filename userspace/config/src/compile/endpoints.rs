@@ -6,10 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairlead_api::IntOrString;
-use fairlead_api::core::{AddressType, EndpointSlice, Protocol};
+use fairlead_api::core::{self as api, AddressType, EndpointSlice, Protocol};
 use fairlead_types::WorkloadId;
 use foldhash::fast::RandomState;
 
+use super::locality::{Here, Site, Spot};
 use super::pods::{PodEntry, Pods};
 use super::services::{PortSpec, ServiceEntry};
 use super::slices::Slices;
@@ -18,7 +19,7 @@ use crate::model::{Endpoint, TargetPort, Workload};
 /// What a service leads to.
 pub(super) struct Resolved {
     /// By port, in the order of the service's ports; each ordered by address.
-    pub(super) endpoints: Vec<Vec<Arc<Endpoint>>>,
+    pub(super) endpoints: Vec<Vec<Site>>,
     /// Ports of pods, ready or not.
     pub(super) targets: HashMap<WorkloadId, Vec<TargetPort>, RandomState>,
 }
@@ -27,26 +28,29 @@ pub(super) struct Resolved {
 struct Place {
     addr: SocketAddr,
     workload: Option<Arc<Workload>>,
+    at: Spot,
 }
 
 /// Resolves the endpoints of `service`, reusing those that are the same as before.
-pub(super) fn resolve(service: &ServiceEntry, pods: &Pods, slices: &Slices) -> Resolved {
-    let mut places: Vec<Vec<Place>> = service.ports.iter().map(|_| Vec::new()).collect();
-    let mut targets: HashMap<WorkloadId, Vec<TargetPort>, RandomState> = HashMap::default();
+pub(super) fn resolve(
+    service: &ServiceEntry,
+    pods: &Pods,
+    slices: &Slices,
+    here: &Here<'_>,
+) -> Resolved {
+    let places = service.ports.iter().map(|_| Vec::new()).collect();
+    let mut found = Found { service, pods, here, places, targets: HashMap::default() };
     match slices.of(&service.service.host) {
-        Some(slices) => {
-            for slice in slices {
-                from_slice(slice, service, pods, &mut places, &mut targets);
-            }
-        }
+        Some(slices) => slices.for_each(|slice| found.slice(slice)),
         None => {
             if let Some(selector) = &service.selector {
                 for (id, pod) in pods.selected(&service.key.namespace, selector) {
-                    from_pod(id, pod, pods, service, &mut places, &mut targets);
+                    found.pod(id, pod);
                 }
             }
         }
     }
+    let Found { places, mut targets, .. } = found;
     for ports in targets.values_mut() {
         ports.sort_by_key(|port| (port.number, port.service_port));
         ports.dedup();
@@ -62,89 +66,102 @@ pub(super) fn resolve(service: &ServiceEntry, pods: &Pods, slices: &Slices) -> R
     Resolved { endpoints, targets }
 }
 
-fn target(service: &ServiceEntry, port: &PortSpec, number: u16) -> TargetPort {
-    TargetPort {
-        number,
-        protocol: port.protocol,
-        service: Arc::clone(&service.service),
-        service_port: port.number,
-    }
+/// What has been found of a service.
+struct Found<'a> {
+    service: &'a ServiceEntry,
+    pods: &'a Pods,
+    here: &'a Here<'a>,
+    /// By port.
+    places: Vec<Vec<Place>>,
+    targets: HashMap<WorkloadId, Vec<TargetPort>, RandomState>,
 }
 
-fn from_pod(
-    id: &WorkloadId,
-    pod: &PodEntry,
-    pods: &Pods,
-    service: &ServiceEntry,
-    places: &mut [Vec<Place>],
-    targets: &mut HashMap<WorkloadId, Vec<TargetPort>, RandomState>,
-) {
-    let Some(workload) = &pod.workload else { return };
-    let eligible = pod.is_eligible(service.publish_not_ready);
-    for (port, places) in service.ports.iter().zip(places) {
-        let number = match &port.target {
-            IntOrString::Int(number) => Some(*number),
-            IntOrString::String(name) => pod.named_port(name),
+impl Found<'_> {
+    fn target(&mut self, workload: &WorkloadId, port: &PortSpec, number: u16) {
+        let target = TargetPort {
+            number,
+            protocol: port.protocol,
+            service: Arc::clone(&self.service.service),
+            service_port: port.number,
         };
-        let Some(number) = number else { continue };
-        targets.entry(id.clone()).or_default().push(target(service, port, number));
-        if eligible {
-            let own = |ip: &&IpAddr| {
-                pod.object.spec.host_network
-                    || pods.at(ip).is_some_and(|owner| Arc::ptr_eq(owner, workload))
+        self.targets.entry(workload.clone()).or_default().push(target);
+    }
+
+    fn pod(&mut self, id: &WorkloadId, pod: &PodEntry) {
+        let Some(workload) = &pod.workload else { return };
+        let eligible = pod.is_eligible(self.service.publish_not_ready);
+        let at = self.here.spot(&workload.node, "", None);
+        let pods = self.pods;
+        for (index, port) in self.service.ports.iter().enumerate() {
+            let number = match &port.target {
+                IntOrString::Int(number) => Some(*number),
+                IntOrString::String(name) => pod.named_port(name),
             };
-            places.extend(workload.ips.iter().filter(own).map(|ip| Place {
-                addr: SocketAddr::new(*ip, number),
-                workload: Some(Arc::clone(workload)),
-            }));
+            let Some(number) = number else { continue };
+            self.target(id, port, number);
+            if eligible {
+                let own = |ip: &&IpAddr| {
+                    pod.object.spec.host_network
+                        || pods.at(ip).is_some_and(|owner| Arc::ptr_eq(owner, workload))
+                };
+                self.places[index].extend(workload.ips.iter().filter(own).map(|ip| Place {
+                    addr: SocketAddr::new(*ip, number),
+                    workload: Some(Arc::clone(workload)),
+                    at,
+                }));
+            }
         }
     }
-}
 
-fn from_slice(
-    slice: &EndpointSlice,
-    service: &ServiceEntry,
-    pods: &Pods,
-    places: &mut [Vec<Place>],
-    targets: &mut HashMap<WorkloadId, Vec<TargetPort>, RandomState>,
-) {
-    if slice.address_type == AddressType::Fqdn {
-        return;
+    fn slice(&mut self, slice: &EndpointSlice) {
+        if slice.address_type == AddressType::Fqdn {
+            return;
+        }
+        for (index, port) in self.service.ports.iter().enumerate() {
+            let name = port.name.as_deref().unwrap_or_default();
+            let number = slice
+                .ports
+                .iter()
+                .find(|p| p.protocol == Protocol::Tcp && p.name == name)
+                .and_then(|p| p.port);
+            let Some(number) = number else { continue };
+            for endpoint in &slice.endpoints {
+                self.endpoint(endpoint, (index, port), number);
+            }
+        }
     }
-    for (port, places) in service.ports.iter().zip(places) {
-        let name = port.name.as_deref().unwrap_or_default();
-        let number = slice
-            .ports
-            .iter()
-            .find(|p| p.protocol == Protocol::Tcp && p.name == name)
-            .and_then(|p| p.port);
-        let Some(number) = number else { continue };
-        for endpoint in &slice.endpoints {
-            let conditions = endpoint.conditions;
-            let eligible =
-                conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false);
-            // Pods on the host's network share an address, so the reference comes first.
-            let referred = endpoint.target_ref.as_ref().filter(|r| r.kind == "Pod").and_then(|r| {
-                let namespace = if r.namespace.is_empty() {
-                    &service.key.namespace
-                } else {
-                    r.namespace.as_str()
+
+    fn endpoint(
+        &mut self,
+        endpoint: &api::Endpoint,
+        (index, port): (usize, &PortSpec),
+        number: u16,
+    ) {
+        let conditions = endpoint.conditions;
+        let eligible = conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false);
+        let pods = self.pods;
+        // Pods on the host's network share an address, so the reference comes first.
+        let referred = endpoint.target_ref.as_ref().filter(|r| r.kind == "Pod").and_then(|r| {
+            let namespace = match r.namespace.as_str() {
+                "" => &self.service.key.namespace,
+                namespace => namespace,
+            };
+            pods.get(&WorkloadId::new(namespace, &r.name))?.workload.as_ref()
+        });
+        let ips = endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+        for ip in ips.map(|ip| ip.to_canonical()) {
+            let workload =
+                referred.filter(|w| w.ips.contains(&ip)).or_else(|| pods.at(&ip)).cloned();
+            if let Some(workload) = &workload {
+                self.target(&workload.id, port, number);
+            }
+            if eligible {
+                let node = match endpoint.node_name.as_str() {
+                    "" => workload.as_ref().map(|w| &*w.node).unwrap_or_default(),
+                    node => node,
                 };
-                pods.get(&WorkloadId::new(namespace, &r.name))?.workload.as_ref()
-            });
-            let ips = endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
-            for ip in ips.map(|ip| ip.to_canonical()) {
-                let workload =
-                    referred.filter(|w| w.ips.contains(&ip)).or_else(|| pods.at(&ip)).cloned();
-                if let Some(workload) = &workload {
-                    targets
-                        .entry(workload.id.clone())
-                        .or_default()
-                        .push(target(service, port, number));
-                }
-                if eligible {
-                    places.push(Place { addr: SocketAddr::new(ip, number), workload });
-                }
+                let at = self.here.spot(node, &endpoint.zone, endpoint.hints.as_ref());
+                self.places[index].push(Place { addr: SocketAddr::new(ip, number), workload, at });
             }
         }
     }
@@ -152,11 +169,7 @@ fn from_slice(
 
 /// One endpoint per workload (a dual-stack pod is one pod, and a retry elsewhere must not reach
 /// it again): at the address of the family that the service prefers, if it has one.
-fn settle(
-    mut places: Vec<Place>,
-    preferred: Option<&IpAddr>,
-    before: &[Arc<Endpoint>],
-) -> Vec<Arc<Endpoint>> {
+fn settle(mut places: Vec<Place>, preferred: Option<&IpAddr>, before: &[Site]) -> Vec<Site> {
     // Should two pods have one address and port all the same, the first by name has it.
     places.sort_by(|a, b| {
         let order = |place: &Place| (place.addr, place.workload.is_none());
@@ -165,7 +178,7 @@ fn settle(
     });
     places.dedup_by_key(|place| place.addr);
     let fits = |addr: &SocketAddr| preferred.is_none_or(|ip| ip.is_ipv4() == addr.is_ipv4());
-    let mut chosen: BTreeMap<SocketAddr, Option<Arc<Workload>>> = BTreeMap::new();
+    let mut chosen: BTreeMap<SocketAddr, (Option<Arc<Workload>>, Spot)> = BTreeMap::new();
     let mut of_workload: HashMap<WorkloadId, SocketAddr, RandomState> = HashMap::default();
     for place in places {
         if let Some(workload) = &place.workload {
@@ -178,17 +191,15 @@ fn settle(
             }
             of_workload.insert(workload.id.clone(), place.addr);
         }
-        chosen.insert(place.addr, place.workload);
+        chosen.insert(place.addr, (place.workload, place.at));
     }
-    chosen.into_iter().map(|(addr, workload)| reuse(addr, workload, before)).collect()
+    let site = |(addr, (workload, at))| Site { endpoint: reuse(addr, workload, before), at };
+    chosen.into_iter().map(site).collect()
 }
 
-fn reuse(
-    addr: SocketAddr,
-    workload: Option<Arc<Workload>>,
-    before: &[Arc<Endpoint>],
-) -> Arc<Endpoint> {
-    let old = before.binary_search_by_key(&addr, |e| e.addr).ok().map(|at| &before[at]);
+fn reuse(addr: SocketAddr, workload: Option<Arc<Workload>>, before: &[Site]) -> Arc<Endpoint> {
+    let old = before.binary_search_by_key(&addr, |site| site.endpoint.addr);
+    let old = old.ok().map(|at| &before[at].endpoint);
     match old {
         Some(old) if same_workload(old.workload.as_ref(), workload.as_ref()) => Arc::clone(old),
         Some(old) => Arc::new(Endpoint { addr, workload, load: old.load.clone() }),

@@ -29,6 +29,15 @@ impl Compiler {
                 let host = service_host(&key.namespace, &key.name, &domain);
                 dirty.services.insert(host, (key.clone(), service));
             }
+            (Kind::Node, object) => {
+                let node = match object {
+                    Some(Resource::Node(node)) => Some(&**node),
+                    _ => None,
+                };
+                if self.nodes.update(&key.name, node) {
+                    dirty.endpoints.extend(self.services.hosts().cloned());
+                }
+            }
             (Kind::EndpointSlice, object) => {
                 let slice = match object {
                     Some(Resource::EndpointSlice(slice)) => Some(slice),
@@ -58,7 +67,10 @@ impl Compiler {
                     destination_rule::review(rule, &mut Report::new(key, &mut problems));
                 }
                 self.set_problems(Origin::Object(key.clone()), problems, dirty);
-                for pattern in self.rules.update(key, rule, &domain) {
+                dirty.clients |= self.rules.choose_workloads();
+                let touched = self.rules.update(key, rule, &domain);
+                dirty.clients |= self.rules.choose_workloads();
+                for pattern in touched {
                     match pattern {
                         HostPattern::Exact(host) => {
                             dirty.clusters.insert(host);

@@ -10,6 +10,7 @@
 
 mod authz;
 mod authz_rule;
+mod client;
 mod clusters;
 mod destination_rule;
 mod endpoints;
@@ -17,6 +18,7 @@ mod host;
 mod http_route;
 mod inbound;
 mod ingest;
+mod locality;
 mod mesh;
 mod peer_authentication;
 mod pods;
@@ -67,6 +69,7 @@ pub struct Compiler {
     pods: pods::Pods,
     services: services::Services,
     slices: slices::Slices,
+    nodes: locality::Nodes,
     rules: destination_rule::Rules,
     virtual_services: virtual_service::VirtualServices,
     security: security::Security,
@@ -77,7 +80,7 @@ pub struct Compiler {
     /// The hosts that the tables of a unit name, and the units that name a host.
     named: HashedMap<Unit, BTreeSet<Arc<str>>>,
     dependents: HashedMap<Arc<str>, Set<Unit>>,
-    local_namespaces: BTreeSet<Arc<str>>,
+    local_clients: BTreeSet<client::Client>,
     problems: HashedMap<Origin, Vec<Problem>>,
     /// The snapshot as it is being worked on, and the one that was handed out last.
     snapshot: Snapshot,
@@ -111,6 +114,8 @@ struct Dirty {
     mesh: bool,
     /// Pods, with what they were before.
     pods: HashedMap<WorkloadId, Option<OldPod>>,
+    /// Which rules choose which local pods.
+    clients: bool,
     /// Definitions of services.
     services: HashedMap<Arc<str>, (ObjectKey, Option<Arc<ApiService>>)>,
     clusters: Set<Arc<str>>,
@@ -172,6 +177,7 @@ impl Compiler {
             pods: Default::default(),
             services: Default::default(),
             slices: Default::default(),
+            nodes: Default::default(),
             rules: Default::default(),
             virtual_services: Default::default(),
             security: Default::default(),
@@ -180,7 +186,7 @@ impl Compiler {
             vip_claims: HashedMap::default(),
             named: HashedMap::default(),
             dependents: HashedMap::default(),
-            local_namespaces: BTreeSet::new(),
+            local_clients: BTreeSet::new(),
             problems,
             last: Arc::new(snapshot.clone()),
             snapshot,

@@ -9,6 +9,7 @@ use fairlead_policy::filter::headers::HeaderOps;
 use fairlead_policy::route::{ClusterId, Weighted, WeightedDestination};
 use fairlead_types::Labels;
 
+use super::client::Client;
 use super::clusters::ClusterLookup;
 use super::host::complete;
 use super::problem::Report;
@@ -22,8 +23,8 @@ pub(super) const NO_CLUSTER: ClusterId = ClusterId(u32::MAX);
 /// The place that a table is compiled for.
 pub(super) struct RouteContext<'a> {
     pub(super) entry: &'a Entry,
-    /// Namespace of the clients; `None`: any that no resource names.
-    pub(super) client: Option<&'a str>,
+    /// The clients; `None`: any that no resource names.
+    pub(super) client: Option<&'a Client>,
     /// Port of the service; `None`: unknown, as for hosts that are no service.
     pub(super) port: Option<u16>,
     pub(super) clusters: &'a ClusterLookup<'a>,

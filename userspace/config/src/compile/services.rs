@@ -11,10 +11,12 @@ use fairlead_api::{IntOrString, StringMap};
 use fairlead_types::{AppProtocol, Labels, WorkloadId};
 use foldhash::fast::RandomState;
 
+use super::client::Client;
 use super::clusters::Variant;
 use super::host::service_host;
+use super::locality::{Preference, Site};
 use super::problem::Report;
-use crate::model::{Endpoint, Service, ServiceKey};
+use crate::model::{Service, ServiceKey};
 
 /// A port of a service, as written.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,10 +37,11 @@ pub(super) struct ServiceEntry {
     /// `None`: somebody else writes its EndpointSlices.
     pub(super) selector: Option<Labels>,
     pub(super) publish_not_ready: bool,
-    /// Clusters for everybody (the first), then for clients of single namespaces.
+    pub(super) preference: Preference,
+    /// Clusters for everybody (the first), then for single clients.
     pub(super) variants: Vec<Variant>,
     /// Endpoints by port, in the order of `ports`, each ordered by address.
-    pub(super) endpoints: Vec<Vec<Arc<Endpoint>>>,
+    pub(super) endpoints: Vec<Vec<Site>>,
     /// The pods that it leads to.
     pub(super) pods: HashSet<WorkloadId, RandomState>,
 }
@@ -104,6 +107,7 @@ impl ServiceEntry {
                 object.spec.selector.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()
             }),
             publish_not_ready: object.spec.publish_not_ready_addresses,
+            preference: Preference::of(object, report),
             variants: Vec::new(),
             endpoints: Vec::new(),
             pods: HashSet::default(),
@@ -116,12 +120,13 @@ impl ServiceEntry {
             && self.ports == other.ports
             && self.selector == other.selector
             && self.publish_not_ready == other.publish_not_ready
+            && self.preference == other.preference
     }
 
-    /// The clusters that clients in `client` use.
-    pub(super) fn variant(&self, client: Option<&str>) -> Option<&Variant> {
+    /// The clusters that `client` uses.
+    pub(super) fn variant(&self, client: Option<&Client>) -> Option<&Variant> {
         let own = client
-            .and_then(|client| self.variants.iter().find(|v| v.client.as_deref() == Some(client)));
+            .and_then(|client| self.variants.iter().find(|v| v.client.as_ref() == Some(client)));
         own.or_else(|| self.variants.first())
     }
 

@@ -10,7 +10,7 @@ use fairlead_types::WorkloadId;
 use super::problem::Report;
 use super::workload::PodContext;
 use super::{Compiler, Dirty, OldPod, Origin, Unit, ingest, mesh, workload};
-use crate::model::LocalPod;
+use crate::model::{LocalPod, Map};
 
 impl Compiler {
     /// MeshConfig has changed: everything may depend on it.
@@ -39,23 +39,34 @@ impl Compiler {
     }
 
     pub(super) fn stage_pods(&mut self, dirty: &mut Dirty) {
-        if dirty.pods.is_empty() {
+        if dirty.pods.is_empty() && !dirty.clients {
             return;
         }
         for (id, old) in std::mem::take(&mut dirty.pods) {
             dirty.stats.pods += 1;
             self.compile_pod(&id, old, dirty);
         }
-        let namespaces: BTreeSet<Arc<str>> = self
-            .snapshot
-            .local
-            .values()
-            .filter(|local| local.workload.enrolled)
-            .map(|local| Arc::clone(&local.workload.namespace))
-            .collect();
-        if namespaces != self.local_namespaces {
-            self.local_namespaces = namespaces;
-            // Variants for single namespaces exist for those of local pods only.
+        self.refresh_clients(dirty);
+    }
+
+    /// Which clients there are: variants for single ones exist for those of local pods only.
+    fn refresh_clients(&mut self, dirty: &mut Dirty) {
+        let mut clients = BTreeSet::new();
+        let mut chosen = Map::default();
+        for local in self.snapshot.local.values().filter(|local| local.workload.enrolled) {
+            let workload = &local.workload;
+            let client = self.rules.client(&workload.namespace, &workload.labels);
+            if client.is_chosen() {
+                chosen.insert(workload.id.clone(), Arc::clone(client.name()));
+            }
+            clients.insert(client);
+        }
+        if chosen != self.snapshot.clients {
+            self.snapshot.clients = chosen;
+            self.changed = true;
+        }
+        if clients != self.local_clients {
+            self.local_clients = clients;
             if self.rules.tells_clients_apart() || !self.virtual_services.is_empty() {
                 self.mark_all_routing(dirty);
             }

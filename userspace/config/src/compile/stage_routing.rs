@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::client::Client;
 use super::clusters::{ClusterKey, ClusterLookup, ClusterSpec, Variant};
 use super::destination_rule::{Effective, selects};
 use super::host::HostPattern;
+use super::locality::{Here, choose};
 use super::tables::{Tables, conflicts};
 use super::{Compiler, Dirty, Origin, Unit, endpoints};
-use crate::model::{Cluster, Endpoint, ServicePort};
+use crate::model::{Cluster, ServicePort};
 
 impl Compiler {
     pub(super) fn stage_clusters(&mut self, dirty: &mut Dirty) {
@@ -43,13 +45,13 @@ impl Compiler {
         let effective =
             |client| self.rules.effective(host, namespace, client, &self.mesh.root_namespace);
         let common = effective(None);
-        let mut all: Vec<(Option<Arc<str>>, Effective)> = Vec::new();
+        let mut all: Vec<(Option<Client>, Effective)> = Vec::new();
         if self.rules.tells_clients_apart() {
             let special = self.rules.special_clients(host, namespace);
-            for client in self.local_namespaces.intersection(&special) {
+            for client in self.local_clients.iter().filter(|c| special.contains(c.namespace())) {
                 let own = effective(Some(client));
                 if own != common {
-                    all.push((Some(Arc::clone(client)), own));
+                    all.push((Some(client.clone()), own));
                 }
             }
         }
@@ -83,7 +85,8 @@ impl Compiler {
         for host in std::mem::take(&mut dirty.endpoints) {
             let Some(entry) = self.services.get(&host) else { continue };
             dirty.stats.services += 1;
-            let resolved = endpoints::resolve(entry, &self.pods, &self.slices);
+            let here = Here::new(&self.settings.node, &self.nodes);
+            let resolved = endpoints::resolve(entry, &self.pods, &self.slices, &here);
             let Some(entry) = self.services.get_mut(&host) else { continue };
             entry.endpoints = resolved.endpoints;
             let pods = resolved.targets.keys().cloned().collect();
@@ -110,18 +113,18 @@ impl Compiler {
                     continue;
                 };
                 let all = entry.endpoints.get(at).map_or(&[][..], Vec::as_slice);
-                let endpoints: Vec<&Arc<Endpoint>> = all
-                    .iter()
-                    .filter(|e| {
-                        selects(&spec.policy.labels, e.workload.as_ref().map(|w| &*w.labels))
-                    })
-                    .collect();
+                let selected = all.iter().filter(|site| {
+                    let workload = site.endpoint.workload.as_ref();
+                    selects(&spec.policy.labels, workload.map(|w| &*w.labels))
+                });
+                let (endpoints, locality) = choose(selected, entry.preference);
                 let before = self.snapshot.clusters.get(&spec.id);
                 let protocol = entry.ports[at].protocol;
                 if before.is_some_and(|before| {
                     before.protocol == protocol
                         && before.policy == spec.policy
                         && before.service == entry.service
+                        && before.locality == locality
                         && before.endpoints.len() == endpoints.len()
                         && before.endpoints.iter().zip(&endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
                 }) {
@@ -138,9 +141,10 @@ impl Compiler {
                     port: spec.port,
                     protocol,
                     subset: spec.subset.clone(),
-                    client_namespace: variant.client.clone(),
+                    client: variant.client.as_ref().map(|client| Arc::clone(client.name())),
                     policy: spec.policy.clone(),
                     endpoints: endpoints.into_iter().cloned().collect(),
+                    locality,
                     state: before.map_or_else(Default::default, |b| Arc::clone(&b.state)),
                 };
                 dirty.stats.clusters += 1;
@@ -170,7 +174,7 @@ impl Compiler {
             virtual_services: &self.virtual_services,
             rules: &self.rules,
             clusters: ClusterLookup { services: &self.services, domain: &self.mesh.cluster_domain },
-            local_namespaces: &self.local_namespaces,
+            local_clients: &self.local_clients,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::client::Client;
 use super::clusters::{ClusterKey, ClusterSpec, Variant};
 use super::host::HostPattern;
 use super::problem::Report;
@@ -155,7 +156,7 @@ impl Compiler {
     }
 }
 
-fn cluster_key(host: &Arc<str>, client: Option<&Arc<str>>, spec: &ClusterSpec) -> ClusterKey {
+fn cluster_key(host: &Arc<str>, client: Option<&Client>, spec: &ClusterSpec) -> ClusterKey {
     ClusterKey {
         host: Arc::clone(host),
         port: spec.port,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fairlead_policy::route::{HttpRouteTable, TcpRouteTable};
 use fairlead_types::AppProtocol;
 
+use super::client::{Client, namespace_of};
 use super::clusters::ClusterLookup;
 use super::destination_rule::Rules;
 use super::host::{HostPattern, complete, service_of};
@@ -23,8 +24,8 @@ pub(super) struct Tables<'a> {
     pub(super) virtual_services: &'a VirtualServices,
     pub(super) rules: &'a Rules,
     pub(super) clusters: ClusterLookup<'a>,
-    /// Namespaces of local pods: the only ones whose clients this node serves.
-    pub(super) local_namespaces: &'a BTreeSet<Arc<str>>,
+    /// Local pods: the only clients that this node serves.
+    pub(super) local_clients: &'a BTreeSet<Client>,
 }
 
 /// What was compiled, and what has to be known of it.
@@ -59,12 +60,12 @@ impl Tables<'_> {
         for named in &hosts {
             self.special_clients(named, &mut clients);
         }
-        for client in self.local_namespaces.intersection(&clients) {
+        for client in self.local(&clients) {
             for (spec, port) in service.ports.iter().zip(&mut ports) {
                 let routes = self.routes(service, spec, Some(client), &mut hosts, &mut problems);
                 if routes != port.common {
                     let mut variants = std::mem::take(&mut port.namespaced).into_vec();
-                    variants.push((Arc::clone(client), routes));
+                    variants.push((Arc::clone(client.name()), routes));
                     port.namespaced = variants.into();
                 }
             }
@@ -72,6 +73,11 @@ impl Tables<'_> {
         problems.sort();
         problems.dedup();
         Compiled { value: ports, hosts, problems }
+    }
+
+    /// The local clients of some namespaces, in order of names.
+    fn local(&self, namespaces: &BTreeSet<Arc<str>>) -> impl Iterator<Item = &Client> {
+        self.local_clients.iter().filter(|client| namespaces.contains(client.namespace()))
     }
 
     fn special_clients(&self, host: &str, clients: &mut BTreeSet<Arc<str>>) {
@@ -86,7 +92,7 @@ impl Tables<'_> {
         &self,
         service: &ServiceEntry,
         spec: &PortSpec,
-        client: Option<&str>,
+        client: Option<&Client>,
         hosts: &mut BTreeSet<Arc<str>>,
         problems: &mut Vec<Problem>,
     ) -> Routes {
@@ -96,7 +102,9 @@ impl Tables<'_> {
             .destination(host, None, Some(spec.number.into()), None, client)
             .unwrap_or(NO_CLUSTER);
         let mut routes = Routes { http: None, tcp: None, default_cluster };
-        let Some(entry) = self.virtual_services.select(host, client) else { return routes };
+        let Some(entry) = self.virtual_services.select(host, namespace_of(client)) else {
+            return routes;
+        };
         let context = self.context(entry, client, Some(spec.number));
         let mut findings = Findings { report: Report::new(&entry.key, problems), hosts };
         // Where nothing is declared, the first bytes decide which of the two tables is asked.
@@ -119,7 +127,7 @@ impl Tables<'_> {
     fn context<'a>(
         &'a self,
         entry: &'a Entry,
-        client: Option<&'a str>,
+        client: Option<&'a Client>,
         port: Option<u16>,
     ) -> RouteContext<'a> {
         RouteContext { entry, client, port, clusters: &self.clusters, mesh: self.mesh }
@@ -135,10 +143,10 @@ impl Tables<'_> {
             self.special_clients(named, &mut clients);
         }
         let mut namespaced = Vec::new();
-        for client in self.local_namespaces.intersection(&clients) {
+        for client in self.local(&clients) {
             let routes = self.host_routes(pattern, Some(client), &mut hosts, &mut problems);
             if routes != common {
-                namespaced.push((Arc::clone(client), routes));
+                namespaced.push((Arc::clone(client.name()), routes));
             }
         }
         problems.sort();
@@ -154,11 +162,11 @@ impl Tables<'_> {
     fn host_routes(
         &self,
         pattern: &HostPattern,
-        client: Option<&str>,
+        client: Option<&Client>,
         hosts: &mut BTreeSet<Arc<str>>,
         problems: &mut Vec<Problem>,
     ) -> Option<HostRoutes> {
-        let entry = self.virtual_services.select_pattern(pattern, client)?;
+        let entry = self.virtual_services.select_pattern(pattern, namespace_of(client))?;
         let spec = &entry.object.spec;
         if let HostPattern::Exact(host) = pattern {
             for (any, field) in [(!spec.tcp.is_empty(), "tcp"), (!spec.tls.is_empty(), "tls")] {

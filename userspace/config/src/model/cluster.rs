@@ -26,15 +26,49 @@ pub struct Cluster {
     pub protocol: AppProtocol,
     /// Subset, where the route names one.
     pub subset: Option<Arc<str>>,
-    /// The namespace whose sources use this variant of the cluster, where a DestinationRule makes
-    /// it differ from what everybody uses.
-    pub client_namespace: Option<Arc<str>>,
+    /// The client ([`super::Snapshot::client`]) that uses this variant of the cluster, where a
+    /// DestinationRule makes it differ from what everybody uses.
+    pub client: Option<Arc<str>>,
     /// DestinationRule as it applies here.
     pub policy: ClusterPolicy,
-    /// Ready endpoints, ordered by address.
+    /// Ready endpoints: the near ones first, where the service wants that, then by address.
     pub endpoints: Arc<[Arc<Endpoint>]>,
+    /// Which of them are near.
+    pub locality: Locality,
     /// Counters of the balancer; they outlive snapshots.
     pub state: Arc<BalancerState>,
+}
+
+/// What a service wants of the place of its endpoints (`trafficDistribution`, topology hints,
+/// `internalTrafficPolicy`), settled for this node when the snapshot is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Locality {
+    /// The endpoints come in groups, the nearest first: this is where each of them ends but the
+    /// last. Empty: all are as good.
+    pub ends: Box<[usize]>,
+    /// `internalTrafficPolicy: Local`: there are none but those of this node.
+    pub local_only: bool,
+}
+
+impl Cluster {
+    /// The endpoints to pick from when those of the indices `tried` have failed: groups of near
+    /// ones are left only when all of them have.
+    #[must_use]
+    pub fn candidates(&self, tried: &[usize]) -> &[Arc<Endpoint>] {
+        let left = |end: &&usize| (0..**end).any(|index| !tried.contains(&index));
+        let end = self.locality.ends.iter().find(left);
+        end.and_then(|end| self.endpoints.get(..*end)).unwrap_or(&self.endpoints)
+    }
+
+    /// Why there is no endpoint, for people.
+    #[must_use]
+    pub fn why_none(&self) -> &'static str {
+        if self.locality.local_only {
+            "no endpoint is ready on this node, and the service has internalTrafficPolicy: Local"
+        } else {
+            "no endpoint is ready"
+        }
+    }
 }
 
 /// What DestinationRule says of a cluster.

@@ -11,7 +11,7 @@ mod service;
 mod snapshot;
 mod workload;
 
-pub use cluster::{Cluster, ClusterPolicy, Endpoint, UpstreamTls};
+pub use cluster::{Cluster, ClusterPolicy, Endpoint, Locality, UpstreamTls};
 pub use inbound::{Inbound, InboundPort, MtlsMode};
 pub use mesh::{AccessLogEncoding, AccessLogSettings, MeshSettings, OutboundPolicy};
 pub use service::{HostRoutes, Routes, Service, ServiceKey, ServicePort, ServiceRef, VirtualHost};

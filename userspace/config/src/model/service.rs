@@ -71,20 +71,21 @@ pub struct ServicePort {
     pub name: Option<Arc<str>>,
     /// Protocol of the port.
     pub protocol: AppProtocol,
-    /// Routes for sources of any namespace that is not in `namespaced`.
+    /// Routes for all sources that are not in `namespaced`.
     pub common: Routes,
-    /// Routes for sources of one namespace, where configuration differs between namespaces
-    /// (`exportTo`, DestinationRules of the client's namespace); ordered by namespace.
+    /// Routes for single clients ([`super::Snapshot::client`]), where configuration differs
+    /// between them (`exportTo`, DestinationRules of the client's namespace, `workloadSelector`);
+    /// in order of names.
     pub namespaced: Box<[(Arc<str>, Routes)]>,
 }
 
 impl ServicePort {
-    /// The routes for a source in `source_namespace`.
+    /// The routes for a client, as [`super::Snapshot::client`] names it.
     #[must_use]
-    pub fn routes(&self, source_namespace: &str) -> &Routes {
+    pub fn routes(&self, client: &str) -> &Routes {
         // Empty for almost every service, so that this is one length check.
         self.namespaced
-            .binary_search_by(|(namespace, _)| (**namespace).cmp(source_namespace))
+            .binary_search_by(|(name, _)| (**name).cmp(client))
             .map_or(&self.common, |found| &self.namespaced[found].1)
     }
 }
@@ -129,10 +130,9 @@ impl Routes {
 pub struct VirtualHost {
     /// The host as the VirtualService has it, in lower case; `*.example.com` is a wildcard.
     pub host: Arc<str>,
-    /// Routes for sources of any namespace that is not in `namespaced`; `None`: none is exported
-    /// to them.
+    /// Routes for all sources that are not in `namespaced`; `None`: none is exported to them.
     pub common: Option<HostRoutes>,
-    /// Routes for sources of one namespace, ordered by namespace; `None`: none is exported to it.
+    /// Routes for single clients, in order of names; `None`: none is exported to them.
     pub namespaced: Box<[(Arc<str>, Option<HostRoutes>)]>,
 }
 
@@ -147,12 +147,13 @@ pub struct HostRoutes {
 }
 
 impl VirtualHost {
-    /// The routes for a request from a source in `source_namespace` that came to `port`.
+    /// The routes for a request of a client, as [`super::Snapshot::client`] names it, that came to
+    /// `port`.
     #[must_use]
-    pub fn http(&self, source_namespace: &str, port: u16) -> Option<&Arc<HttpRouteTable>> {
+    pub fn http(&self, client: &str, port: u16) -> Option<&Arc<HttpRouteTable>> {
         let routes = self
             .namespaced
-            .binary_search_by(|(namespace, _)| (**namespace).cmp(source_namespace))
+            .binary_search_by(|(name, _)| (**name).cmp(client))
             .map_or(self.common.as_ref(), |found| self.namespaced[found].1.as_ref())?;
         Some(
             routes

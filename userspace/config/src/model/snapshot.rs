@@ -28,6 +28,9 @@ pub struct Snapshot {
     pub local: Map<WorkloadId, Arc<LocalPod>>,
     /// The inbound side of each local enrolled pod.
     pub inbound: Map<WorkloadId, Arc<Inbound>>,
+    /// What a local pod is to rules that choose clients by labels (DestinationRule
+    /// `workloadSelector`), where any does; ask through [`Snapshot::client`].
+    pub clients: Map<WorkloadId, Arc<str>>,
     /// Workloads by each of their addresses; pods on the host's network are not in it, for their
     /// address is the node's.
     pub workloads: Map<IpAddr, Arc<Workload>>,
@@ -76,6 +79,16 @@ pub enum AuthorityTarget<'a> {
 }
 
 impl Snapshot {
+    /// The name under which [`ServicePort::routes`] and [`VirtualHost::http`] know a local pod:
+    /// that of its namespace, unless rules choose it by its labels.
+    #[must_use]
+    pub fn client<'a>(&'a self, workload: &'a Workload) -> &'a str {
+        if self.clients.is_empty() {
+            return &workload.namespace;
+        }
+        self.clients.get(&workload.id).unwrap_or(&workload.namespace)
+    }
+
     /// What is at `dst`.
     #[must_use]
     pub fn outbound(&self, dst: OriginalDst) -> Outbound {

@@ -46,7 +46,8 @@ pub(super) async fn forward(
     loop {
         let excluded = if retry.ignore_previous_hosts { &tried[..] } else { &[] };
         let Some(chosen) = plan.choice.pick(excluded) else {
-            return Err(LocalReply::no_healthy_upstream());
+            let reason = plan.choice.why_none().into();
+            return Err(LocalReply { reason, ..LocalReply::no_healthy_upstream() });
         };
         let index = chosen.index;
         let Some(request) = source.request(attempt) else {

@@ -189,6 +189,7 @@ fn plan<'a>(
     exchange: &mut Exchange,
 ) -> Result<Plan<'a>, LocalReply> {
     let namespace = &*outgoing.caller.workload.namespace;
+    let client = snapshot.client(&outgoing.caller.workload);
     let authority = parts.uri.authority().map_or("", |a| a.as_str());
     let asked = outgoing.dst.0;
     // The address chooses the service; the authority has a word only where it is none's
@@ -201,7 +202,7 @@ fn plan<'a>(
     };
     if matches!(outgoing.target, Outbound::Unknown)
         && let Some(AuthorityTarget::VirtualHost(host)) = by_authority
-        && let Some(table) = host.http(namespace, asked.port())
+        && let Some(table) = host.http(client, asked.port())
     {
         return by_table(outgoing, snapshot, parts, table, asked.port(), exchange);
     }
@@ -213,7 +214,7 @@ fn plan<'a>(
         // A pod of a headless service: its routes hold if there are any, else the pod gets it.
         (Outbound::Workload(_), Some(AuthorityTarget::Service(port)))
             if port.service.is_headless()
-                && port.routes(namespace).http(&outgoing.source()).is_some() =>
+                && port.routes(client).http(&outgoing.source()).is_some() =>
         {
             by_service(outgoing, snapshot, parts, port, exchange)
         }
@@ -238,7 +239,7 @@ fn by_service<'a>(
     port: &'a ServicePort,
     exchange: &mut Exchange,
 ) -> Result<Plan<'a>, LocalReply> {
-    let routes = port.routes(&outgoing.caller.workload.namespace);
+    let routes = port.routes(snapshot.client(&outgoing.caller.workload));
     match routes.http(&outgoing.source()) {
         Some(table) => by_table(outgoing, snapshot, parts, table, port.number, exchange),
         None => {

@@ -77,7 +77,8 @@ async fn reach_out(
 ) -> Result<Upstream, LocalReply> {
     let choice = &plan.choice;
     let mut tried = Vec::new();
-    let mut last = LocalReply::no_healthy_upstream();
+    let reason = choice.why_none().into();
+    let mut last = LocalReply { reason, ..LocalReply::no_healthy_upstream() };
     for _ in 0..CONNECT_ATTEMPTS.min(choice.len()) {
         let Some(chosen) = choice.pick(&tried) else { break };
         tried.push(chosen.index);

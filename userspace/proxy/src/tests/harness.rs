@@ -430,7 +430,7 @@ impl World {
             port: 80,
             protocol,
             subset: subset.map(Into::into),
-            client_namespace: None,
+            client: None,
             policy: ClusterPolicy {
                 balancer: LoadBalancer::RoundRobin,
                 tls: UpstreamTls::Auto,
@@ -438,6 +438,7 @@ impl World {
                 labels: Arc::default(),
             },
             endpoints,
+            locality: Default::default(),
             state: Arc::new(BalancerState::default()),
         };
         self.snapshot.clusters.insert(id, Arc::new(cluster));

@@ -1,6 +1,7 @@
 //! Tests from YAML to snapshot.
 
 mod incremental;
+mod locality;
 mod routes;
 mod rules;
 mod services;

@@ -194,3 +194,67 @@ fn tls_modes() {
     assert!(matches!(simple, UpstreamTls::Refused { .. }));
     assert!(messages[0].contains("spec.trafficPolicy.tls: error"), "{messages:?}");
 }
+
+#[test]
+fn a_rule_for_some_workloads_is_theirs_alone() {
+    let client = |name: &str, ip: &str, labels: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}
+spec: {{nodeName: node-a, containers: [{{name: main}}]}}
+status: {{phase: Running, podIP: {ip}}}
+"
+        )
+    };
+    let mut fixture = Fixture::new(&(bookinfo() + &client("red", "10.0.7.1", "color: red")));
+    fixture.apply(&client("blue", "10.0.7.2", "color: blue"));
+    let balancer = |fixture: &Fixture, pod: &str| {
+        let snapshot = fixture.snapshot();
+        let id = format!("default/{pod}");
+        let local = snapshot.local.values().find(|local| local.workload.id.as_str() == id).unwrap();
+        balancer_for(fixture, snapshot.client(&local.workload))
+    };
+    let for_all = rule(
+        "default",
+        "all",
+        "{host: ratings, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}, subsets: [{name: all, labels: {version: v1}}]}",
+    );
+    let some = |color: &str| {
+        let spec = format!(
+            "{{host: ratings, workloadSelector: {{matchLabels: {{color: {color}}}}}, trafficPolicy: {{loadBalancer: {{simple: RANDOM}}}}, subsets: [{{name: some, labels: {{version: v1}}}}]}}"
+        );
+        rule("default", "some", &spec)
+    };
+    let (random, cyclic) = (LoadBalancer::Random, LoadBalancer::RoundRobin);
+    fixture.apply(&some("red"));
+    assert_eq!(balancer(&fixture, "red"), random);
+    assert_eq!(balancer(&fixture, "blue"), LoadBalancer::default());
+    assert_eq!(balancer(&fixture, "productpage-v1"), LoadBalancer::default());
+    // Before a rule for all, though it is the younger by name, and apart from its subsets.
+    fixture.apply(&for_all);
+    assert_eq!((balancer(&fixture, "red"), balancer(&fixture, "blue")), (random, cyclic));
+    let subsets = |fixture: &Fixture, client: Option<&str>| -> Vec<String> {
+        let clusters = fixture.snapshot().clusters.values();
+        let mut names: Vec<String> = clusters
+            .filter(|c| &*c.service.name == "ratings" && c.client.as_deref() == client)
+            .filter_map(|c| c.subset.as_deref().map(str::to_owned))
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(subsets(&fixture, None), ["all"]);
+    assert_eq!(subsets(&fixture, Some("default/some")), ["some"]);
+    // Another selector, another label, another namespace.
+    fixture.apply(&some("blue"));
+    assert_eq!((balancer(&fixture, "red"), balancer(&fixture, "blue")), (cyclic, random));
+    fixture.apply(&client("red", "10.0.7.1", "color: blue"));
+    assert_eq!(balancer(&fixture, "red"), random);
+    fixture.remove(&some("blue"));
+    assert_eq!((balancer(&fixture, "red"), balancer(&fixture, "blue")), (cyclic, cyclic));
+    assert!(fixture.snapshot().clients.is_empty());
+    let elsewhere = some("blue").replace("namespace: default", "namespace: shop");
+    fixture.apply(&elsewhere.replace("host: ratings", &format!("host: {RATINGS}")));
+    assert_eq!((balancer(&fixture, "red"), balancer(&fixture, "blue")), (cyclic, cyclic));
+}

@@ -127,7 +127,9 @@ pub fn clean(which: Which) -> Result<Vec<String>> {
         let lives = |part: &str| {
             part.parse::<u32>().is_ok_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
         };
-        name.starts_with(PREFIX) && !alive.iter().any(of) && !name.split('-').any(lives)
+        // Clusters outlive the process that made them, and are taken down as a whole.
+        let cluster = name.starts_with(fairlead_cluster::cgroups::PREFIX);
+        name.starts_with(PREFIX) && !cluster && !alive.iter().any(of) && !name.split('-').any(lives)
     };
     let names = |dir: &Path| -> Vec<String> {
         let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use fairlead_tests::run::{self, Which};
 
-/// Removes namespaces, cgroups, pins and files of interrupted runs and of `demo --keep`.
+/// Removes namespaces, cgroups, pins and files of interrupted runs and of `demo --keep`, and all
+/// clusters.
 ///
 /// Examples:
 ///   cargo xtask clean
@@ -11,7 +12,7 @@ use fairlead_tests::run::{self, Which};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// Leave what `demo --keep` kept
+    /// Leave what `demo --keep` kept, and the clusters of `cluster up`
     #[arg(long)]
     dead: bool,
     /// Say nothing
@@ -23,7 +24,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     crate::tools::require_root("clean")?;
     let which = if args.dead { Which::Dead } else { Which::DeadAndKept };
-    let removed = run::clean(which)?;
+    let mut removed = run::clean(which)?;
+    let clusters = fairlead_cluster::cluster::clean(!args.dead)?;
+    removed.extend(clusters.iter().map(|name| format!("cluster {name}")));
     if args.quiet {
         return Ok(());
     }

@@ -2,9 +2,11 @@
 
 mod bench;
 mod clean;
+mod cluster;
 mod demo;
 mod ebpf;
 mod lint;
+mod manifests;
 mod soak;
 mod test;
 mod tools;
@@ -29,8 +31,10 @@ enum Task {
     Test(test::Args),
     Bench(bench::Args),
     Lint(lint::Args),
+    Manifests(manifests::Args),
     Soak(soak::Args),
     Clean(clean::Args),
+    Cluster(cluster::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,7 +54,9 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Lint(args) => lint::run(&args),
+        Task::Manifests(args) => manifests::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Clean(args) => clean::run(&args),
+        Task::Cluster(args) => cluster::run(args),
     }
 }

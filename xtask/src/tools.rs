@@ -28,25 +28,36 @@ pub(crate) fn require(tools: &[Tool]) -> Result<()> {
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
-    let named = missing.iter().map(|(c, p)| format!("{c} (package {p})")).collect::<Vec<_>>();
-    if !workspace::is_root() || !found("apt-get") {
-        bail!("missing: {}. Install them and try again", named.join(", "));
+    require_packages(&packages)
+}
+
+/// Installs Debian packages that are missing, where that is possible.
+pub(crate) fn require_packages(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
     }
-    workspace::heading(&format!("installing {}", packages.join(", ")));
+    let named = packages.join(", ");
+    if !workspace::is_root() || !found("apt-get") {
+        bail!("missing packages: {named}. Install them and try again");
+    }
+    workspace::heading(&format!("installing {named}"));
     let apt = |args: &[&str]| {
         Command::new("apt-get")
+            // Somebody else may be installing something: wait for them.
+            .args(["-o", "DPkg::Lock::Timeout=300"])
             .args(args)
             .env("DEBIAN_FRONTEND", "noninteractive")
+            // No service of an installed package is to be started.
+            .env("RUNLEVEL", "1")
             .stdout(Stdio::null())
             .status()
     };
-    let install: Vec<&str> =
-        ["install", "-y", "-q", "--no-install-recommends"].into_iter().chain(packages).collect();
+    let install = [&["install", "-y", "-q", "--no-install-recommends"], packages].concat();
     if !apt(&install)?.success() {
         // Most often the package lists are missing or old.
         apt(&["update", "-q"])?;
         if !apt(&install)?.success() {
-            bail!("apt-get could not install {}", named.join(", "));
+            bail!("apt-get could not install {named}");
         }
     }
     Ok(())

@@ -1,0 +1,545 @@
+//! A cluster: brought up, found again, damaged on purpose, taken down.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::binaries::{self, Binaries};
+use crate::cgroups;
+use crate::component::{CONTROL_PLANE, Component};
+use crate::image::{self, Content, Image};
+use crate::kubectl::Kubectl;
+use crate::namespaces::{self, Place};
+use crate::network::{self, Plan};
+use crate::state::{self, Record};
+use crate::{control_plane, node, system};
+
+/// How long each part of a start may take, on a machine that does other things beside.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// Image of CoreDNS.
+const COREDNS: &str = "fairlead.dev/coredns:1";
+
+/// What kind of cluster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name.
+    pub name: String,
+    /// How many nodes.
+    pub nodes: usize,
+    /// IPv6 beside IPv4.
+    pub dual_stack: bool,
+    /// kube-proxy's mode: `nftables` or `iptables`.
+    pub proxy_mode: String,
+    /// Whether CoreDNS is waited for.
+    pub wait_for_dns: bool,
+    /// Whether the cluster may be removed once this process has ended (see [`state::is_orphan`]).
+    pub owned: bool,
+}
+
+impl Options {
+    /// Two nodes with IPv4, that stay until told to go.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            nodes: 2,
+            dual_stack: false,
+            proxy_mode: "nftables".to_owned(),
+            wait_for_dns: true,
+            owned: false,
+        }
+    }
+}
+
+/// A running cluster. Dropping it changes nothing: see [`Cluster::down`].
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    record: Record,
+    dir: PathBuf,
+    binaries: Binaries,
+}
+
+impl Cluster {
+    /// Makes a cluster and waits until its nodes are ready; says what happens to `say`. A cluster
+    /// that does not come up is taken down again, unless `FAIRLEAD_KEEP_LOGS` is set.
+    ///
+    /// # Errors
+    /// Not root, a tool is missing, or a component does not start: with the end of its log.
+    pub fn up(options: &Options, say: &dyn Fn(&str)) -> Result<Self> {
+        let missing = system::missing_packages();
+        ensure!(
+            missing.is_empty(),
+            "missing: {} (as root on Debian, `cargo xtask cluster up` installs them)",
+            missing.join(", ")
+        );
+        let binaries = Binaries::ensure(say)?;
+        let images = images(&binaries, say)?;
+        let owner = if options.owned { system::identity_of(std::process::id()) } else { None };
+        let Options { name, nodes, dual_stack, proxy_mode, .. } = options;
+        let record = state::claim(name, *nodes, *dual_stack, proxy_mode, owner)?;
+        let cluster = Self { dir: state::dir(name), record, binaries };
+        if let Err(error) = cluster.bring_up(options, &images, say) {
+            if std::env::var_os("FAIRLEAD_KEEP_LOGS").is_none() {
+                Self::down(name)?;
+            }
+            return Err(error);
+        }
+        Ok(cluster)
+    }
+
+    /// A cluster that is there already.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn open(name: &str) -> Result<Self> {
+        let record = state::read(name)?;
+        let binaries =
+            Binaries::find()?.context("the cluster's programs are gone from the cache")?;
+        Ok(Self { dir: state::dir(name), record, binaries })
+    }
+
+    /// Ends all processes of a cluster and removes all that it had, whatever is left of it.
+    /// Whether there was anything.
+    ///
+    /// # Errors
+    /// Something resists.
+    pub fn down(name: &str) -> Result<bool> {
+        state::check_name(name)?;
+        let cgroup = format!("{}{name}", cgroups::PREFIX);
+        let link = network::host_link(name);
+        let dir = state::dir(name);
+        let linked = Path::new("/sys/class/net").join(&link).exists();
+        let was = cgroups::unified(&cgroup)?.exists() || dir.exists() || linked;
+        cgroups::kill(&cgroup)?;
+        cgroups::remove(&cgroup)?;
+        if linked {
+            // The kernel may be about to remove it by itself, with the namespace of its peer.
+            let removed = namespaces::ip(None, &format!("link del {link}\n"));
+            if Path::new("/sys/class/net").join(&link).exists() {
+                removed?;
+            }
+        }
+        // Mounts of a namespace go with its last process, which the kernel may still be burying.
+        system::eventually("removing the cluster's directory", Duration::from_secs(10), || {
+            state::remove_dir(&dir).map(Some)
+        })?;
+        Ok(was)
+    }
+
+    fn bring_up(&self, options: &Options, images: &[PathBuf], say: &dyn Fn(&str)) -> Result<()> {
+        let (name, nodes) = (&self.record.name, self.record.nodes);
+        fs::create_dir_all(self.dir.join("logs"))?;
+        say("keys and certificates");
+        let pki = control_plane::prepare(&self.dir, name, self.plan())?;
+        for number in 1..=nodes {
+            let mode = &self.record.proxy_mode;
+            node::prepare(&self.dir, name, number, self.plan(), mode, &pki)?;
+        }
+        say("namespaces, etcd and API server");
+        let outer_cgroup = self.cgroup("outer");
+        cgroups::create(&outer_cgroup)?;
+        let outer = namespaces::start_outer(&outer_cgroup, &self.dir.join("logs/outer.log"))?;
+        network::lay_outer(name, self.plan(), nodes, outer)?;
+        self.start(Component::Etcd)?;
+        self.start(Component::Apiserver)?;
+        say(&format!("{nodes} nodes with containerd, and their images"));
+        std::thread::scope(|scope| {
+            let boots: Vec<_> = (1..=nodes)
+                .map(|number| scope.spawn(move || self.boot_with_images(number, images)))
+                .collect();
+            self.wait_for_api()?;
+            say("controller-manager, scheduler, CoreDNS");
+            self.start(Component::ControllerManager)?;
+            self.start(Component::Scheduler)?;
+            self.kubectl().apply(include_str!("../files/coredns.yaml"))?;
+            for boot in boots {
+                boot.join().map_err(|_| anyhow::anyhow!("booting a node panicked"))??;
+            }
+            anyhow::Ok(())
+        })?;
+        say("kubelets and kube-proxies; waiting for the nodes to be ready");
+        for number in 1..=nodes {
+            self.start(Component::Kubelet(number))?;
+            self.start(Component::KubeProxy(number))?;
+        }
+        self.wait_for_nodes()?;
+        if options.wait_for_dns {
+            say("waiting for CoreDNS");
+            self.wait_for_dns()?;
+        }
+        Ok(())
+    }
+
+    fn boot_with_images(&self, number: usize, images: &[PathBuf]) -> Result<()> {
+        self.boot(number)?;
+        images.iter().try_for_each(|image| self.load_into(number, image))
+    }
+
+    /// Namespaces, network and containerd of a node.
+    fn boot(&self, number: usize) -> Result<()> {
+        let name = self.node_name(number);
+        let cgroup = self.node_cgroup(number);
+        cgroups::create(&cgroup)?;
+        cgroups::create(&format!("{cgroup}/init"))?;
+        let dir = node::dir(&self.dir, number);
+        let log = self.dir.join(format!("logs/{name}.log"));
+        let mut args: Vec<String> =
+            [&dir, Path::new(&name), self.binaries.dir()].map(|p| p.display().to_string()).into();
+        args.extend(node::KEPT.iter().map(|kept| (*kept).to_owned()));
+        namespaces::start_node(&cgroup, self.outer()?, node::INIT_SCRIPT, &args, &log)?;
+        let init = namespaces::wait_for_init(&cgroup, &log)?;
+        // On a pure v2 system only cgroups without children may have processes.
+        for pid in cgroups::processes(&cgroup)? {
+            for door in cgroups::doors(&format!("{cgroup}/init"))? {
+                fs::write(&door, pid.to_string()).with_context(|| door.display().to_string())?;
+            }
+        }
+        network::lay_node(self.plan(), self.record.nodes, number, self.outer()?, init)?;
+        self.start(Component::Containerd(number))?;
+        let socket = format!("/proc/{init}/root/run/containerd/containerd.sock");
+        self.wait_for(Component::Containerd(number), || {
+            Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(()))
+        })
+    }
+
+    /// Boots a node that was torn down: its disk is as it was, its memory is empty.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn boot_node(&self, number: usize) -> Result<()> {
+        self.check_node(number)?;
+        self.boot(number)?;
+        self.start(Component::Kubelet(number))?;
+        self.start(Component::KubeProxy(number))
+    }
+
+    /// Tears a node down at once, with all its processes, pods, namespaces and mounts. The control
+    /// plane is not told.
+    ///
+    /// # Errors
+    /// Something resists.
+    pub fn stop_node(&self, number: usize) -> Result<()> {
+        self.check_node(number)?;
+        let cgroup = self.node_cgroup(number);
+        cgroups::kill(&cgroup)?;
+        cgroups::remove(&cgroup)
+    }
+
+    /// Starts a component that does not run.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn start(&self, component: Component) -> Result<()> {
+        ensure!(self.pids(component)?.is_empty(), "{component} runs already");
+        let cgroup = self.component_cgroup(component);
+        cgroups::create(&cgroup)?;
+        let name = &self.record.name;
+        let (place, init, (program, args)) = match component.node() {
+            Some(number) => {
+                let command = node::command(component, name, number, self.plan());
+                (Place::Node, self.node_init(number)?, command)
+            }
+            None => {
+                let args = control_plane::arguments(component, &self.dir, self.plan());
+                (Place::Outer, self.outer()?, (self.binaries.path(component.program()), args))
+            }
+        };
+        namespaces::start(&cgroup, place, init, &program, &args, &self.log(component))
+    }
+
+    /// Kills a component (SIGKILL) and waits for its end. Pods go on when it is containerd.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&self, component: Component) -> Result<()> {
+        let pids = self.pids(component)?;
+        ensure!(!pids.is_empty(), "{component} does not run");
+        for pid in pids {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no pid")?;
+            kill_process(pid, Signal::KILL).with_context(|| format!("killing {component}"))?;
+        }
+        system::eventually(&format!("the end of {component}"), Duration::from_secs(10), || {
+            Ok(self.pids(component)?.is_empty().then_some(()))
+        })
+    }
+
+    /// Kills a component and starts it again.
+    ///
+    /// # Errors
+    /// It did not run, or cannot be started.
+    pub fn restart(&self, component: Component) -> Result<()> {
+        self.kill(component)?;
+        self.start(component)
+    }
+
+    /// Processes of a component; usually one.
+    ///
+    /// # Errors
+    /// Cgroups cannot be read.
+    pub fn pids(&self, component: Component) -> Result<Vec<u32>> {
+        // By name: containers' shims are in the cgroup of containerd, too. The kernel keeps 15
+        // bytes of a name.
+        let name: String = component.program().chars().take(15).collect();
+        let is = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        Ok(cgroups::processes(&self.component_cgroup(component))?.into_iter().filter(is).collect())
+    }
+
+    /// Imports images (archives as of `docker save`) into all nodes.
+    ///
+    /// # Errors
+    /// A node's containerd does not take it.
+    pub fn load_image(&self, archive: &Path) -> Result<()> {
+        std::thread::scope(|scope| {
+            let loads: Vec<_> = (1..=self.record.nodes)
+                .map(|number| scope.spawn(move || self.load_into(number, archive)))
+                .collect();
+            loads.into_iter().try_for_each(|load| {
+                load.join().map_err(|_| anyhow::anyhow!("loading an image panicked"))?
+            })
+        })
+    }
+
+    fn load_into(&self, number: usize, archive: &Path) -> Result<()> {
+        let file = fs::File::open(archive).with_context(|| archive.display().to_string())?;
+        let mut command = self.node_command(number)?;
+        command.args(["ctr", "-n", "k8s.io", "images", "import", "--no-unpack=false", "-"]);
+        let done = command.stdin(file).output()?;
+        if !done.status.success() {
+            bail!(
+                "importing {} into {}: {}",
+                archive.display(),
+                self.node_name(number),
+                String::from_utf8_lossy(&done.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
+    /// A command that runs what is added to it inside a node, as its root would.
+    ///
+    /// # Errors
+    /// The node does not run.
+    pub fn node_command(&self, number: usize) -> Result<Command> {
+        Ok(namespaces::visiting(Place::Node, self.node_init(number)?))
+    }
+
+    /// A command that runs what is added to it beside the control plane.
+    ///
+    /// # Errors
+    /// The cluster does not run.
+    pub fn outer_command(&self) -> Result<Command> {
+        Ok(namespaces::visiting(Place::Outer, self.outer()?))
+    }
+
+    /// The first process of a node, whose namespaces are the node's.
+    ///
+    /// # Errors
+    /// The node does not run.
+    pub fn node_init(&self, number: usize) -> Result<u32> {
+        self.check_node(number)?;
+        let cgroup = self.node_cgroup(number);
+        let init = match namespaces::init_of(&format!("{cgroup}/init"))? {
+            Some(init) => Some(init),
+            None => namespaces::init_of(&cgroup)?,
+        };
+        init.with_context(|| format!("node {} does not run", self.node_name(number)))
+    }
+
+    fn outer(&self) -> Result<u32> {
+        let init = namespaces::init_of(&self.cgroup("outer"))?;
+        init.with_context(|| format!("cluster {} does not run", self.record.name))
+    }
+
+    fn check_node(&self, number: usize) -> Result<()> {
+        ensure!((1..=self.record.nodes).contains(&number), "there is no node {number}");
+        Ok(())
+    }
+
+    fn plan(&self) -> Plan {
+        Plan { dual_stack: self.record.dual_stack, wire: self.record.wire }
+    }
+
+    fn cgroup(&self, below: &str) -> String {
+        format!("{}{}/{below}", cgroups::PREFIX, self.record.name)
+    }
+
+    /// A node's cgroup, relative to the root of every hierarchy. Its components are below
+    /// `system`, its pods below `kubepods`.
+    #[must_use]
+    pub fn node_cgroup(&self, number: usize) -> String {
+        self.cgroup(&self.node_name(number))
+    }
+
+    fn component_cgroup(&self, component: Component) -> String {
+        let program = component.program();
+        match component.node() {
+            Some(number) => format!("{}/system/{program}", self.node_cgroup(number)),
+            None => self.cgroup(&format!("{CONTROL_PLANE}/{program}")),
+        }
+    }
+
+    /// Name of a node, as the API server knows it.
+    #[must_use]
+    pub fn node_name(&self, number: usize) -> String {
+        node::name(&self.record.name, number)
+    }
+
+    /// What is remembered of the cluster.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Credentials of an administrator, for use on this machine.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("kubeconfig")
+    }
+
+    /// kubectl with them.
+    #[must_use]
+    pub fn kubectl(&self) -> Kubectl {
+        Kubectl::new(self.binaries.path("kubectl"), self.kubeconfig())
+    }
+
+    /// File with what a component printed.
+    #[must_use]
+    pub fn log(&self, component: Component) -> PathBuf {
+        let program = component.program();
+        let file = match component.node() {
+            Some(number) => format!("{}-{program}.log", self.node_name(number)),
+            None => format!("{program}.log"),
+        };
+        self.dir.join("logs").join(file)
+    }
+
+    /// Waits for what a component does once it is up; tells the end of its log if it is not.
+    fn wait_for<T>(
+        &self,
+        component: Component,
+        mut attempt: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let mut seen = false;
+        let result = system::eventually(&component.to_string(), START_LIMIT, || {
+            if self.pids(component)?.is_empty() {
+                // It may not have become itself yet; but once seen, it does not come back.
+                return if seen { Ok(Some(None)) } else { Ok(None) };
+            }
+            seen = true;
+            Ok(attempt()?.map(Some))
+        });
+        let tail = || {
+            let text = fs::read_to_string(self.log(component)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        };
+        match result {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => bail!("{component} ended:\n{}", tail()),
+            Err(error) => Err(error.context(format!("{component} says:\n{}", tail()))),
+        }
+    }
+
+    /// Waits until the API server answers and has its first objects.
+    ///
+    /// # Errors
+    /// It ends, or takes too long.
+    pub fn wait_for_api(&self) -> Result<()> {
+        let address = (self.plan().outer(), network::API_PORT).into();
+        self.wait_for(Component::Apiserver, || {
+            // kubectl costs a tenth of a second of processor; a connection costs nothing.
+            let limit = Duration::from_millis(200);
+            if std::net::TcpStream::connect_timeout(&address, limit).is_err() {
+                return Ok(None);
+            }
+            let args = ["get", "--raw", "/readyz", "--request-timeout=2s"];
+            Ok((self.kubectl().run(&args)? == "ok").then_some(()))
+        })
+    }
+
+    /// Waits until all nodes are ready.
+    ///
+    /// # Errors
+    /// They take too long.
+    pub fn wait_for_nodes(&self) -> Result<()> {
+        let nodes = self.record.nodes;
+        let what = format!("{nodes} nodes to be ready");
+        system::eventually(&what, START_LIMIT, || {
+            for number in 1..=nodes {
+                ensure!(
+                    !self.pids(Component::Kubelet(number))?.is_empty(),
+                    "the kubelet of node {number} has ended: see {}",
+                    self.log(Component::Kubelet(number)).display()
+                );
+            }
+            let template =
+                "{range .items[*].status.conditions[?(@.type==\"Ready\")]}{.status} {end}";
+            let args = ["get", "nodes", "-o", &format!("jsonpath={template}")];
+            let ready = self.kubectl().run(&args)?;
+            let count = ready.split_whitespace().filter(|status| *status == "True").count();
+            ensure!(count == nodes, "{count} of {nodes} nodes are ready");
+            Ok(Some(()))
+        })
+    }
+
+    /// Waits until CoreDNS serves.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_for_dns(&self) -> Result<()> {
+        let limit = format!("--timeout={}s", START_LIMIT.as_secs());
+        let name = "deployment/coredns";
+        self.kubectl().run(&["rollout", "status", "-n", "kube-system", name, &limit]).map(drop)
+    }
+}
+
+/// Images that every cluster needs, as archives in the cache.
+fn images(binaries: &Binaries, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
+    let pause = binaries.dir().join("pause.tar");
+    if !pause.is_file() {
+        image::pause()?.write(&pause)?;
+    }
+    let coredns = binaries.dir().join("coredns.tar");
+    if !coredns.is_file() {
+        say("an image of CoreDNS");
+        let program = Content::File(binaries.path("coredns"));
+        Image::program(COREDNS, "/coredns", program).write(&coredns)?;
+    }
+    Ok(vec![pause, coredns])
+}
+
+/// Where the programs of clusters are kept.
+///
+/// # Errors
+/// There is no such place.
+pub fn cache() -> Result<PathBuf> {
+    binaries::cache_dir()
+}
+
+/// Takes down what processes left that ended without doing so; with `all`, every cluster. The
+/// names.
+///
+/// # Errors
+/// Something resists.
+pub fn clean(all: bool) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for name in state::list()? {
+        if (all || state::is_orphan(&name)) && Cluster::down(&name)? {
+            removed.push(name);
+        }
+    }
+    Ok(removed)
+}

@@ -9,6 +9,7 @@
 pub mod admission;
 pub mod auth;
 pub mod ca;
+mod keep;
 pub mod lease;
 pub mod metrics;
 pub mod scope;

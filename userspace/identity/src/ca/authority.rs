@@ -31,6 +31,7 @@ const MAX_TTL: Duration = Duration::from_secs(90 * 86_400);
 
 /// A CA that is ready to sign: its texts fit together, and what it signs verifies to its roots.
 pub struct Authority {
+    certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     intermediates: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
@@ -88,7 +89,8 @@ impl Authority {
             }
         }
         let issuer = Issuer::from_ca_cert_der(&ca_cert, key).map_err(|e| err(CA_CERT, e))?;
-        let authority = Self { issuer, intermediates, roots, not_after };
+        let authority =
+            Self { certificate: ca_cert.clone(), issuer, intermediates, roots, not_after };
         authority.prove(&authority.roots).map_err(|e| {
             err(ROOT_CERT, format!("what {CA_CERT} signs does not verify to it: {e}"))
         })?;
@@ -119,6 +121,13 @@ impl Authority {
     #[must_use]
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// Whether both sign with the same certificate towards the same roots.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.certificate, &self.intermediates, &self.roots)
+            == (&other.certificate, &other.intermediates, &other.roots)
     }
 
     /// Whether certificates of this CA verify to one of `roots`, which may be more or fewer than

@@ -21,8 +21,8 @@ pub use authority::{Authority, ServingCertificate};
 pub use directory::CaDirectory;
 pub use request::{MAX_REQUEST_BYTES, SigningRequest};
 pub use set::{
-    CA_CERT, CA_KEY, CERT_CHAIN, CaSet, CaSetError, ROOT_CERT, ROOT_KEY, certificate_pem,
-    pem_certificates,
+    CA_CERT, CA_KEY, CERT_CHAIN, CaSet, CaSetError, ROOT_CERT, ROOT_KEY, certificate_end,
+    certificate_pem, pem_certificates,
 };
 
 /// A certificate as a CA delivers it.

@@ -184,3 +184,10 @@ pub fn certificate_pem(der: &[u8]) -> String {
         pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
     )
 }
+
+/// When a certificate ends.
+#[must_use]
+pub fn certificate_end(der: &[u8]) -> Option<std::time::SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    Some(crate::svid::from_unix(parsed.validity().not_after.timestamp()))
+}

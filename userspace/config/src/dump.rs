@@ -1,11 +1,11 @@
 //! The snapshot for people: the config dump of the admin API.
 //!
-//! Everything is in a stable order, clusters are named instead of numbered, and nothing secret is
-//! in a snapshot to begin with.
+//! Everything is in a stable order, and clusters are named instead of numbered. The values of headers
+//! that hold secrets as a rule (`authorization`, cookies, API keys) are left out.
 
 use fairlead_policy::filter::HttpFilters;
-use fairlead_policy::filter::headers::HeaderOps;
-use fairlead_policy::matcher::StringMatch;
+use fairlead_policy::filter::headers::{HeaderOps, is_secret};
+use fairlead_policy::matcher::{HeaderKey, StringMatch};
 use fairlead_policy::route::{
     ClusterId, HttpAction, HttpMatch, HttpRoute, HttpRouteTable, TcpMatch, TcpRouteTable, Weighted,
 };
@@ -16,6 +16,9 @@ use crate::model::{
     Cluster, HostRoutes, Inbound, LocalPod, MeshSettings, Routes, ServicePort, Snapshot,
     UpstreamTls, VirtualHost, Workload,
 };
+
+/// Stands for a value that may be a secret.
+const REDACTED: &str = "redacted";
 
 /// The whole snapshot as JSON.
 #[must_use]
@@ -238,8 +241,14 @@ fn string_match(value: &StringMatch) -> Value {
 }
 
 fn http_match(m: &HttpMatch) -> Value {
-    let named = |list: &[(fairlead_policy::matcher::HeaderKey, StringMatch)]| {
-        sorted(list.iter().map(|(key, value)| (format!("{key:?}"), string_match(value))))
+    let value = |key: &HeaderKey, value: &StringMatch| match key {
+        HeaderKey::Name(name) if is_secret(name) && *value != StringMatch::Present => {
+            REDACTED.into()
+        }
+        _ => string_match(value),
+    };
+    let named = |list: &[(HeaderKey, StringMatch)]| {
+        sorted(list.iter().map(|(key, of)| (format!("{key:?}"), value(key, of))))
     };
     let query = m.query_params.iter().map(|(name, v)| (name.to_string(), string_match(v)));
     said([

@@ -2,6 +2,7 @@
 //! hidden names (`.git`, and the `..data` of a mounted ConfigMap) left out.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,11 +13,12 @@ use std::time::{Duration, SystemTime};
 const MAX_DIR_DEPTH: usize = 16;
 /// Most files of all paths.
 const MAX_FILES: usize = 20_000;
-/// A file younger than this may change again without its timestamp telling.
-const TIMESTAMP_GRAIN: Duration = Duration::from_millis(20);
+/// A file that changed less than this long ago may change again without its timestamp telling, and
+/// somebody may be in the middle of writing it.
+pub(crate) const SETTLE: Duration = Duration::from_millis(20);
 
 /// What tells that a file is the same as before without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Fingerprint {
     device: u64,
     inode: u64,
@@ -28,7 +30,7 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
-    fn of(metadata: &fs::Metadata) -> Self {
+    pub(crate) fn of(metadata: &fs::Metadata) -> Self {
         let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
         Self {
             device: metadata.dev(),
@@ -36,8 +38,14 @@ impl Fingerprint {
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-            fresh: age.is_none_or(|age| age < TIMESTAMP_GRAIN),
+            fresh: age.is_none_or(|age| age < SETTLE),
         }
+    }
+
+    /// Whether nothing tells the file from what it was.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let all = |of: &Self| (of.device, of.inode, of.size, of.modified, of.changed);
+        all(self) == all(other)
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -67,8 +75,8 @@ pub(crate) struct Listing {
 pub(crate) fn list(paths: &[PathBuf]) -> Listing {
     let mut walk = Walk { listing: Listing::default(), seen: HashSet::new(), full: false };
     for path in paths {
-        // The path itself may be replaced, if only as a symlink.
-        walk.watch_parent(path);
+        // The path itself may be replaced, if only as a symlink, or yet have to appear.
+        walk.watch_way(path);
         walk.enter(path, 0, true);
     }
     walk.listing.files.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -84,6 +92,9 @@ struct Walk {
 
 impl Walk {
     fn enter(&mut self, path: &Path, depth: usize, given: bool) {
+        if !given && path.is_symlink() {
+            self.watch_way(path);
+        }
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) => return self.unlisted(path, &error),
@@ -100,9 +111,6 @@ impl Walk {
                     self.unlisted(path, &error);
                 }
                 return;
-            }
-            if path.is_symlink() {
-                self.watch_links(path);
             }
             self.listing.files.push((path.to_owned(), Fingerprint::of(&metadata)));
         } else if given {
@@ -140,6 +148,7 @@ impl Walk {
             // A dangling link to something that is no configuration is nobody's concern.
             let dangling = || fs::metadata(&child).is_err() && !is_config(&child);
             if !plain_file && dangling() {
+                self.watch_way(&child);
                 continue;
             }
             self.enter(&child, depth + 1, false);
@@ -151,29 +160,42 @@ impl Walk {
         self.listing.unlisted.push(Unlisted { path: path.to_owned(), message });
     }
 
-    fn watch_parent(&mut self, path: &Path) {
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            Some(_) => Path::new("."),
-            None => return,
+    /// Every directory in which a change may make something else of `path`: its own, those of the
+    /// links on the way, and, where the way ends before its end, the last one that is there.
+    fn watch_way(&mut self, path: &Path) {
+        /// As many as the kernel follows.
+        const MAX_LINKS: usize = 40;
+        let steps = |path: &Path| {
+            let steps = path.components().rev().map(|step| step.as_os_str().to_owned());
+            steps.collect::<Vec<OsString>>()
         };
-        self.listing.directories.insert(parent.to_owned());
-        if path.is_symlink() {
-            self.watch_links(path);
-        }
-    }
-
-    /// Every directory that holds a link of the chain, and the one of the file behind it.
-    fn watch_links(&mut self, path: &Path) {
-        const MAX_LINKS: usize = 8;
-        let mut here = path.to_owned();
-        for _ in 0..MAX_LINKS {
-            let Ok(target) = fs::read_link(&here) else { break };
-            here = here.parent().unwrap_or(Path::new("/")).join(target);
-            if let Some(parent) = here.parent()
-                && parent.is_dir()
-            {
-                self.listing.directories.insert(parent.to_owned());
+        let (mut here, mut rest, mut links) = (PathBuf::new(), steps(path), 0);
+        while let Some(step) = rest.pop() {
+            let next = here.join(&step);
+            if step == "/" || step == ".." {
+                here = next;
+                continue;
+            }
+            if step == "." {
+                continue;
+            }
+            let directory =
+                if here.as_os_str().is_empty() { PathBuf::from(".") } else { here.clone() };
+            let Ok(metadata) = fs::symlink_metadata(&next) else {
+                self.listing.directories.insert(directory);
+                return;
+            };
+            let target = metadata.is_symlink().then(|| fs::read_link(&next));
+            if target.is_some() || rest.is_empty() {
+                self.listing.directories.insert(directory);
+            }
+            match target {
+                Some(Ok(target)) if links < MAX_LINKS => {
+                    links += 1;
+                    rest.extend(steps(&target));
+                }
+                Some(_) => return,
+                None => here = next,
             }
         }
     }

@@ -1,6 +1,10 @@
 //! Reads what has changed below a set of paths, and only that.
+//!
+//! A file that is saved in place is empty, then half written, before it is whole; one that is
+//! removed and made again is not there in between. So nothing counts that was different a moment
+//! ago: such a file stays as it was, and is looked at again ([`Loader::unsettled_until`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
@@ -8,15 +12,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::document::{Format, Parsed, parse};
-use super::files::{self, Fingerprint};
+use super::files::{self, Fingerprint, SETTLE};
 use super::problem::Problem;
 
 /// Largest file.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Threads that read and parse when there is much to do.
 const THREADS: usize = 2;
+/// Longest time that [`Loader::scan`] waits for files that somebody is writing.
+const MAX_PATIENCE: Duration = Duration::from_secs(1);
 /// Fewer bytes than this are not worth a second thread.
 const PARALLEL_BYTES: u64 = 1 << 20;
 
@@ -37,6 +44,18 @@ impl Load {
     pub fn is_empty(&self) -> bool {
         self.files.is_empty() && self.gone.is_empty()
     }
+
+    /// Takes in what a later look found.
+    fn extend(&mut self, later: Self) {
+        let Self { files, gone, unlisted } = later;
+        let found: HashSet<_> = files.iter().map(|(file, _)| Arc::clone(file)).collect();
+        self.gone.retain(|file| !found.contains(file));
+        self.files.retain(|(file, _)| !found.contains(file) && !gone.contains(file));
+        self.files.extend(files);
+        self.files.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.gone.extend(gone);
+        self.unlisted = unlisted;
+    }
 }
 
 /// Remembers the files below its paths.
@@ -45,6 +64,29 @@ pub struct Loader {
     paths: Vec<PathBuf>,
     known: BTreeMap<Arc<PathBuf>, Known>,
     directories: BTreeSet<PathBuf>,
+    /// Files that are changing.
+    unsettled: HashMap<Arc<PathBuf>, Unsettled>,
+    /// Those that [`Loader::scan`] could not wait for, and that have never been read.
+    unread: BTreeSet<Arc<PathBuf>>,
+}
+
+/// A file that is not yet what it is going to be.
+#[derive(Clone, Copy, Debug)]
+struct Unsettled {
+    /// What it looked like; `None`: it is not there.
+    seen: Option<Fingerprint>,
+    /// Since when it has looked like that.
+    since: Instant,
+}
+
+impl Unsettled {
+    fn is(&self, now: Option<&Fingerprint>) -> bool {
+        match (&self.seen, now) {
+            (Some(seen), Some(now)) => seen.is(now),
+            (None, None) => true,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +96,8 @@ struct Known {
     hash: u64,
     /// It could not be read.
     failed: bool,
+    /// What was read has not been used: it has to be read again.
+    stale: bool,
 }
 
 impl Loader {
@@ -64,12 +108,63 @@ impl Loader {
             paths: paths.into_iter().map(Into::into).collect(),
             known: BTreeMap::new(),
             directories: BTreeSet::new(),
+            unsettled: HashMap::new(),
+            unread: BTreeSet::new(),
         }
     }
 
-    /// Looks at all paths, and reads the files that are new or changed.
+    /// Looks at all paths, and reads the files that are new or changed. Waits, within bounds, for
+    /// those that somebody is writing.
     pub fn scan(&mut self) -> Load {
-        self.scan_except(&HashSet::new(), &HashSet::new())
+        let (nobody, begin) = (HashSet::new(), Instant::now());
+        let mut load = self.scan_except(&nobody, &nobody);
+        while let Some(until) = self.unsettled_until()
+            && begin.elapsed() < MAX_PATIENCE
+        {
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+            load.extend(self.scan_except(&nobody, &nobody));
+        }
+        let never_read = self.unsettled.keys().filter(|file| !self.known.contains_key(*file));
+        self.unread = never_read.cloned().collect();
+        self.tell_unread(&mut load);
+        load
+    }
+
+    /// When to look again at files that are changing; `None` if there is none.
+    pub(crate) fn unsettled_until(&self) -> Option<Instant> {
+        self.unsettled.values().map(|unsettled| unsettled.since + SETTLE).min()
+    }
+
+    /// What was read of the file is not used: it is read again at the next look.
+    pub(crate) fn forget(&mut self, file: &Arc<PathBuf>) {
+        if let Some(known) = self.known.get_mut(file) {
+            known.stale = true;
+        }
+    }
+
+    /// Nobody knows what is in a file that has never been still.
+    fn tell_unread(&mut self, load: &mut Load) {
+        let Self { unread, unsettled, .. } = self;
+        unread.retain(|file| unsettled.contains_key(file));
+        for file in &*unread {
+            let message = "somebody keeps writing it: not read yet".to_owned();
+            load.unlisted.push(Problem::of_file(file, message, None));
+        }
+    }
+
+    /// Whether a file has looked like this long enough.
+    fn is_settled(&self, file: &Arc<PathBuf>, now: Option<&Fingerprint>) -> bool {
+        let before = self.unsettled.get(file).filter(|before| before.is(now));
+        before.is_some_and(|before| before.since.elapsed() >= SETTLE)
+    }
+
+    /// Notes what a file looks like that has to be looked at again.
+    fn wait_for(&mut self, file: Arc<PathBuf>, now: Option<Fingerprint>) {
+        let unsettled = Unsettled { seen: now, since: Instant::now() };
+        let before = self.unsettled.entry(file).or_insert(unsettled);
+        if !before.is(now.as_ref()) || before.since.elapsed() >= SETTLE {
+            *before = unsettled;
+        }
     }
 
     /// The same, leaving the files `busy` (which somebody is writing) as they were, and reading
@@ -98,33 +193,47 @@ impl Loader {
             }
             let known = known.map(|(_, known)| *known);
             let same = known.is_some_and(|known| {
-                known.fingerprint == fingerprint && !fingerprint.fresh && !known.failed
+                known.fingerprint.is(&fingerprint)
+                    && !known.fingerprint.fresh
+                    && !known.failed
+                    && !known.stale
             });
             if !same || touched.contains(file.as_path()) {
-                let before = known.map(|known| (known.failed, known.hash));
-                work.push(Work { file, fingerprint, before });
+                let before =
+                    known.filter(|known| !known.stale).map(|known| (known.failed, known.hash));
+                // A clock that runs apart from the file's keeps nothing waiting for ever.
+                let quiet = !fingerprint.fresh || self.is_settled(&file, Some(&fingerprint));
+                work.push(Work { file, fingerprint, before, quiet });
             }
         }
 
         let covered = |file: &Path| listing.unlisted.iter().any(|u| file.starts_with(&u.path));
-        self.known.retain(|file, _| {
-            let keep = present.contains(file) || covered(file);
-            if !keep {
-                load.gone.push(Arc::clone(file));
+        let missing = |file: &&Arc<PathBuf>| !present.contains(*file) && !covered(file);
+        let missing: Vec<_> = self.known.keys().filter(missing).cloned().collect();
+        for file in missing {
+            if self.is_settled(&file, None) {
+                self.known.remove(&file);
+                load.gone.push(file);
+            } else {
+                self.wait_for(file, None);
             }
-            keep
-        });
+        }
+        self.unsettled.retain(|file, _| present.contains(file) || self.known.contains_key(file));
 
         for (work, done) in run(work) {
-            let Done { hash, failed, parsed } = done;
-            self.known.insert(
-                Arc::clone(&work.file),
-                Known { fingerprint: work.fingerprint, hash, failed },
-            );
-            if let Some(parsed) = parsed {
+            let Done { hash, failed, news } = done;
+            if matches!(news, News::Later) {
+                self.wait_for(work.file, Some(work.fingerprint));
+                continue;
+            }
+            self.unsettled.remove(&work.file);
+            let known = Known { fingerprint: work.fingerprint, hash, failed, stale: false };
+            self.known.insert(Arc::clone(&work.file), known);
+            if let News::Changed(parsed) = news {
                 load.files.push((work.file, parsed));
             }
         }
+        self.tell_unread(&mut load);
         load
     }
 
@@ -144,13 +253,22 @@ struct Work {
     fingerprint: Fingerprint,
     /// [`Known::failed`] and [`Known::hash`] of the last time.
     before: Option<(bool, u64)>,
+    /// Nobody has touched it for a while.
+    quiet: bool,
 }
 
 struct Done {
     hash: u64,
     failed: bool,
-    /// `None` if the content is the same as before.
-    parsed: Option<Parsed>,
+    news: News,
+}
+
+enum News {
+    /// The content is the same as before.
+    None,
+    /// Somebody may be in the middle of writing it.
+    Later,
+    Changed(Parsed),
 }
 
 /// Does the work, in two threads if it is much; results keep the order.
@@ -196,21 +314,31 @@ fn read(work: &Work) -> Done {
     let problem = |message: String, allowed: Option<String>| {
         Parsed::unreadable(Problem::of_file(&work.file, message, allowed))
     };
-    let content = match content(&work.file) {
+    let (content, after) = match content(&work.file) {
         Ok(content) => content,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Done { hash: 0, failed: true, news: News::Later };
+        }
         Err(error) => {
             let allowed = (error.kind() == io::ErrorKind::FileTooLarge)
                 .then(|| format!("at most {} MiB", MAX_FILE_BYTES >> 20));
             let message = format!("cannot be read: {error}");
             let hash = hash(message.as_bytes());
             // The same reason as before is no news.
-            let parsed = (work.before != Some((true, hash))).then(|| problem(message, allowed));
-            return Done { hash, failed: true, parsed };
+            let news = match work.before {
+                Some(before) if before == (true, hash) => News::None,
+                _ if !work.quiet => News::Later,
+                _ => News::Changed(problem(message, allowed)),
+            };
+            return Done { hash, failed: true, news };
         }
     };
     let hash = hash(&content);
     if work.before == Some((false, hash)) {
-        return Done { hash, failed: false, parsed: None };
+        return Done { hash, failed: false, news: News::None };
+    }
+    if !work.quiet || !after.is(&work.fingerprint) {
+        return Done { hash, failed: false, news: News::Later };
     }
     let parsed = match std::str::from_utf8(&content) {
         Ok(text) => parse(&work.file, text, Format::of(&work.file)),
@@ -219,7 +347,7 @@ fn read(work: &Work) -> Done {
             problem(format!("byte {at} is not UTF-8"), Some("UTF-8 text".to_owned()))
         }
     };
-    Done { hash, failed: false, parsed: Some(parsed) }
+    Done { hash, failed: false, news: News::Changed(parsed) }
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -228,14 +356,18 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The whole file, unless it is too large (or grows while it is read).
-fn content(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+/// The whole file, unless it is too large (or grows while it is read), and what it looked like
+/// afterwards.
+fn content(path: &Path) -> io::Result<(Vec<u8>, Fingerprint)> {
+    let mut file = File::open(path)?;
     let mut content =
         Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20));
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
+    file.by_ref().take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
     if content.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is too large"));
     }
-    Ok(content)
+    // File systems truncate first and write down the time afterwards, holding the file's lock until
+    // inotify has been told. This waits for that lock; the answer does not matter.
+    let _ = rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0));
+    Ok((content, Fingerprint::of(&file.metadata()?)))
 }

@@ -8,10 +8,12 @@ use fairlead_api::MeshConfig;
 use fairlead_api::core::ConfigMap;
 
 use super::de;
+use super::de::Unknown;
 use super::document::{Parsed, tell_unknown};
 use super::path::Path;
 use super::problem::{Problem, Severity};
 use super::sink::Sink;
+use super::suggest::suggest;
 use super::tree::Node;
 use super::{unenforced, validate, yaml};
 
@@ -88,6 +90,88 @@ pub(super) fn check(config_map: &ConfigMap, sink: &mut Sink<'_>) {
     }
 }
 
+/// Settings that security depends on: one that is misspelt is not in force, and nobody notices.
+const OF_SECURITY: &[&str] = &[
+    "caCertificates",
+    "discoverySelectors",
+    "enableAutoMtls",
+    "inboundTrafficPolicy",
+    "meshMTLS",
+    "outboundTrafficPolicy",
+    "pathNormalization",
+    "rootNamespace",
+    "tlsDefaults",
+    "trustDomain",
+    "trustDomainAliases",
+    "verifyCertificateAtClient",
+];
+
+/// Fields of Istio's MeshConfig that our own does not have.
+const OF_ISTIO: &[&str] = &[
+    "ca",
+    "caCertificates",
+    "certificates",
+    "defaultProviders",
+    "disableEnvoyListenerLog",
+    "discoverySelectors",
+    "dnsRefreshRate",
+    "enableEnvoyAccessLogService",
+    "enablePrometheusMerge",
+    "hboneIdleTimeout",
+    "inboundClusterStatName",
+    "inboundTrafficPolicy",
+    "ingressClass",
+    "ingressControllerMode",
+    "ingressSelector",
+    "ingressService",
+    "meshMTLS.cipherSuites",
+    "meshMTLS.ecdhCurves",
+    "mixerCheckServer",
+    "mixerReportServer",
+    "outboundClusterStatName",
+    "outboundTrafficPolicy.egressProxy",
+    "policyCheckFailOpen",
+    "proxyHttpPort",
+    "proxyInboundListenPort",
+    "proxyListenPort",
+    "sdsUdsPath",
+    "serviceScopeConfigs",
+    "serviceSettings",
+    "thriftConfig",
+    "tlsDefaults",
+    "verifyCertificateAtClient",
+];
+
+/// Tells which settings are not known. As istiod does, one that this version does not know is no
+/// reason to ignore the others, unless it is a slip of one that security depends on.
+fn tell_unknown_settings(unknown: Vec<Unknown>, at: &Path<'_>, sink: &mut Sink<'_>) {
+    let prefix = match at {
+        Path::Root => String::new(),
+        at => format!("{at}."),
+    };
+    for mut field in unknown {
+        let path = field.path.strip_prefix(&prefix).unwrap_or(&field.path);
+        if OF_ISTIO.contains(&path) {
+            let message = "accepted, not enforced yet".to_owned();
+            let line = (field.line != 0).then_some(field.line);
+            sink.add(Severity::Warning, field.path, line, message, "");
+            continue;
+        }
+        let severity = match path.split_once(['.', '[']) {
+            Some((setting, _)) if OF_SECURITY.contains(&setting) => Severity::Error,
+            Some(_) => Severity::Warning,
+            None => match suggest(path, OF_SECURITY) {
+                Some(meant) => {
+                    field.suggestion = Some(meant);
+                    Severity::Error
+                }
+                None => Severity::Warning,
+            },
+        };
+        tell_unknown(vec![field], severity, sink);
+    }
+}
+
 fn read(node: &Node<'_>, at: &Path<'_>, sink: &mut Sink<'_>, above: u32) -> Option<MeshConfig> {
     let unknown = RefCell::default();
     let result = de::from_node::<MeshConfig>(node, at, true, &unknown);
@@ -95,8 +179,7 @@ fn read(node: &Node<'_>, at: &Path<'_>, sink: &mut Sink<'_>, above: u32) -> Opti
     for field in &mut unknown {
         field.line += above;
     }
-    // As istiod does: a setting that this version does not know is no reason to ignore the others.
-    tell_unknown(unknown, Severity::Warning, sink);
+    tell_unknown_settings(unknown, at, sink);
     let mesh = match result {
         Ok(mesh) => mesh,
         Err(mismatch) => {

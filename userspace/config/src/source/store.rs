@@ -1,7 +1,7 @@
 //! The last good state of every object.
 //!
-//! An object belongs to the files that hold it; if several do, the first in order of paths
-//! counts and the others are errors. A version that is refused never replaces a good one, and a
+//! An object belongs to the files that hold it; if several do, the one that came first counts (of
+//! those that came together the first in order of paths) and the others are errors. A version that is refused never replaces a good one, and a
 //! file that cannot be read changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -52,7 +52,7 @@ pub struct Store {
     files: BTreeMap<Arc<PathBuf>, FileState>,
     /// The version of each object that counts.
     objects: HashMap<ObjectKey, Resource>,
-    /// The files that hold each object, in order; the first one counts.
+    /// The files that hold each object, as they came; the first one counts.
     holders: HashMap<ObjectKey, Vec<Arc<PathBuf>>>,
     /// The objects that several files hold.
     shared: BTreeSet<ObjectKey>,
@@ -260,8 +260,8 @@ impl Store {
                 None => {
                     touched.insert(key.clone());
                     let holders = self.holders.entry(key.clone()).or_default();
-                    if let Err(place) = holders.binary_search(file) {
-                        holders.insert(place, Arc::clone(file));
+                    if !holders.contains(file) {
+                        holders.push(Arc::clone(file));
                     }
                 }
             }

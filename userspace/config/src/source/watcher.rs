@@ -2,10 +2,11 @@
 //!
 //! A save counts when the writer closes the file, or when a finished file (or a symlink, as
 //! Kubernetes swaps the `..data` of a mounted ConfigMap) is put in its place; a file that
-//! somebody is still writing is left alone. Where inotify is blind (network file systems), a
+//! somebody is still writing is left alone, and what is read while its file changes is not used
+//! (see also [`super::loader`]). Where inotify is blind (network file systems), a
 //! slow look at all timestamps finds the change.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,7 +25,7 @@ use super::loader::Loader;
 use super::store::{Change, Store};
 
 /// Quiet time after an event before files are read: an editor's save is several events.
-const DEBOUNCE: Duration = Duration::from_millis(10);
+const DEBOUNCE: Duration = Duration::from_millis(5);
 /// Longest delay of a read by events that do not end.
 const MAX_DELAY: Duration = Duration::from_millis(50);
 /// A file that was written to and not closed is read nevertheless after this long without a write.
@@ -109,7 +110,8 @@ struct Watch {
     store: Store,
     on_change: OnChange,
     watched: HashMap<PathBuf, i32>,
-    by_id: HashMap<i32, PathBuf>,
+    /// The directories of a watch: several names, where links lead to one.
+    by_id: HashMap<i32, BTreeSet<PathBuf>>,
     /// Files that have been written to since they were last closed, and when.
     writing: HashMap<PathBuf, Instant>,
     /// It has been told that something cannot be watched.
@@ -133,11 +135,14 @@ enum Wake {
 impl Watch {
     fn run(mut self) {
         let mut next_rescan = Instant::now() + RESCAN;
+        let mut events = Events::default();
         loop {
-            let overdue = self.writing.values().map(|since| *since + MAX_WRITING).min();
-            let deadline = overdue.map_or(next_rescan, |overdue| overdue.min(next_rescan));
-            let mut events = Events::default();
-            match self.wait(deadline) {
+            let overdue = self.writing.values().map(|since| *since + MAX_WRITING);
+            let deadline = overdue.chain(self.loader.unsettled_until()).min();
+            let deadline = deadline.map_or(next_rescan, |first| first.min(next_rescan));
+            // What came while files were read is dealt with at once.
+            let wake = if events.relevant { Wake::Events } else { self.wait(deadline) };
+            match wake {
                 Wake::Stop => {
                     if !self.take_reread() {
                         return;
@@ -174,7 +179,7 @@ impl Watch {
                 }
                 writing
             });
-            self.look(&events.touched);
+            events = self.look(&std::mem::take(&mut events).touched);
             next_rescan = Instant::now() + RESCAN;
         }
     }
@@ -189,24 +194,37 @@ impl Watch {
         true
     }
 
-    /// Reads what has changed and tells it.
-    fn look(&mut self, touched: &HashSet<PathBuf>) {
+    /// Reads what has changed and tells it; returns what happened meanwhile.
+    fn look(&mut self, touched: &HashSet<PathBuf>) -> Events {
         // Directories that appear are watched only once they have been seen; what was put into
         // them in between is found by looking once more.
         const MAX_LOOKS: usize = 4;
+        let mut meanwhile = Events::default();
         for _ in 0..MAX_LOOKS {
             let busy = self.writing.keys().cloned().collect();
-            let load = self.loader.scan_except(&busy, touched);
+            let mut load = self.loader.scan_except(&busy, touched);
             let more = self.watch_directories();
+            // What was read while somebody wrote it may be any part of it.
+            self.read_events(&mut meanwhile);
+            let Self { loader, writing, .. } = self;
+            load.files.retain(|(file, _)| {
+                let path = file.as_path();
+                let whole = !writing.contains_key(path) && !meanwhile.touched.contains(path);
+                if !whole {
+                    loader.forget(file);
+                }
+                whole
+            });
             let problems_changed = load.unlisted != self.store.unlisted();
             if !load.is_empty() || problems_changed {
                 let change = self.store.apply(load);
                 (self.on_change)(&self.store, &change);
             }
             if !more {
-                return;
+                break;
             }
         }
+        meanwhile
     }
 
     /// Brings the watches in line with the loader's directories; whether there are new ones.
@@ -241,12 +259,14 @@ impl Watch {
             if self.watched.insert(directory.clone(), id) != Some(id) {
                 new = true;
             }
-            self.by_id.insert(id, directory.clone());
+            self.by_id.entry(id).or_default().insert(directory.clone());
         }
         let used: HashSet<i32> =
             wanted.iter().filter_map(|d| self.watched.get(d)).copied().collect();
         self.watched.retain(|directory, _| wanted.contains(directory));
-        self.by_id.retain(|id, _| {
+        let watched = &self.watched;
+        self.by_id.retain(|id, directories| {
+            directories.retain(|directory| watched.get(directory) == Some(id));
             let keep = used.contains(id);
             if !keep {
                 // Fails if the directory is gone, and its watch with it.
@@ -287,30 +307,30 @@ impl Watch {
             let flags = event.events();
             if flags.contains(ReadFlags::IGNORED) {
                 // The directory has gone; its number may come again for another one.
-                if let Some(directory) = self.by_id.remove(&event.wd()) {
+                for directory in self.by_id.remove(&event.wd()).into_iter().flatten() {
                     self.watched.remove(&directory);
                 }
                 events.relevant = true;
                 continue;
             }
-            let path = event.file_name().and_then(|name| {
-                let directory = self.by_id.get(&event.wd())?;
-                Some(directory.join(OsStr::from_bytes(name.to_bytes())))
-            });
-            let Some(path) = path else {
+            let directories = self.by_id.get(&event.wd());
+            let Some((name, directories)) = event.file_name().zip(directories) else {
                 // Overflow of the queue, or the directory itself.
                 events.relevant = true;
                 continue;
             };
-            if flags.contains(ReadFlags::MODIFY) {
-                if self.writing.len() < MAX_WRITERS || self.writing.contains_key(&path) {
-                    self.writing.insert(path, Instant::now());
+            let name = OsStr::from_bytes(name.to_bytes());
+            for path in directories.iter().map(|directory| directory.join(name)) {
+                if flags.contains(ReadFlags::MODIFY) {
+                    if self.writing.len() < MAX_WRITERS || self.writing.contains_key(&path) {
+                        self.writing.insert(path, Instant::now());
+                    }
+                } else {
+                    events.relevant = true;
+                    self.writing.remove(&path);
+                    events.touched.insert(path);
                 }
-                continue;
             }
-            events.relevant = true;
-            self.writing.remove(&path);
-            events.touched.insert(path);
         }
     }
 }

@@ -81,6 +81,16 @@ impl HeaderEdit {
     }
 }
 
+/// Headers whose values are secrets as a rule.
+const SECRETS: [&str; 5] =
+    ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-api-key"];
+
+/// Whether the values of a header are not for dumps and logs.
+#[must_use]
+pub fn is_secret(name: &HeaderName) -> bool {
+    SECRETS.contains(&name.as_str())
+}
+
 type Values = (Box<[(HeaderName, HeaderValue)]>, Option<Box<str>>);
 
 /// Compiles name-value pairs; the authority, where a request may change it, is kept apart.
@@ -97,7 +107,10 @@ fn values<'a>(
                 .map_err(|_| HeaderEditError::value(name, value))?;
             authority = Some(value.into());
         } else {
-            headers.push((header_name(name)?, header_value(name, value)?));
+            let (name, mut value) = (header_name(name)?, header_value(name, value)?);
+            // Then its `Debug` does not show it, and HPACK does not index it.
+            value.set_sensitive(is_secret(&name));
+            headers.push((name, value));
         }
     }
     Ok((headers.into(), authority))

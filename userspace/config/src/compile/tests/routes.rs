@@ -368,3 +368,44 @@ spec:
     let other = "  - match: [{uri: {exact: /x}}]\n    route: [{destination: {host: ratings}}]\n";
     assert!(asked(&Fixture::new(&yaml(other)), "productpage"));
 }
+
+#[test]
+fn the_dump_shows_no_secrets() {
+    let mut fixture = Fixture::new(&bookinfo());
+    fixture.apply(
+        "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: default}
+spec:
+  hosts: [reviews]
+  http:
+  - match:
+    - headers:
+        authorization: {exact: Bearer hunter1}
+        x-api-key: {prefix: hunter2}
+        cookie: {regex: \"(.*; )?session=hunter3(;.*)?\"}
+        end-user: {exact: jason}
+    headers:
+      request:
+        set: {authorization: Basic hunter4, x-plain: shown1}
+        add: {Cookie: a=hunter5, X-API-Key: hunter6}
+      response:
+        set: {set-cookie: a=hunter7}
+    route:
+    - destination: {host: reviews}
+      headers: {request: {set: {proxy-authorization: hunter8, x-other: shown2}}}
+",
+    );
+    let text = crate::dump(fixture.snapshot()).to_string();
+    for shown in ["shown1", "shown2", "jason", "authorization", "set-cookie", "redacted"] {
+        assert!(text.contains(shown), "{shown}: {text}");
+    }
+    assert!(!text.contains("hunter"), "{text}");
+    // They are sent all the same.
+    let port = fixture.port("default", "reviews", 9080);
+    let route = &port.common.http.as_ref().unwrap().routes[0];
+    let mut headers = HeaderMap::new();
+    route.filters.headers.request.apply(&mut headers);
+    assert_eq!(headers["authorization"], "Basic hunter4");
+}

@@ -226,3 +226,114 @@ fn a_burst_of_saves() {
         assert!(begin.elapsed() < Duration::from_secs(10), "{labels:?}");
     }
 }
+
+/// A policy that is saved in place, again and again and in two pieces, while other files change
+/// and a reader looks all the time: there is no moment at which it is not in force.
+#[test]
+fn a_policy_saved_in_place_is_never_missing() {
+    let policy = |round: usize| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny, namespace: ns, labels: {{v: '{round}'}}}}\nspec: {{action: DENY, rules: [{{}}]}}\n"
+        )
+    };
+    const ROUNDS: usize = 300;
+    let dir = TempDir::new();
+    dir.write("deny.yaml", &policy(0));
+    let bed = Bed::watch(dir.path());
+    for round in 1..=ROUNDS {
+        let text = policy(round);
+        let (head, tail) = text.as_bytes().split_at(text.len() / 2);
+        let mut file = File::create(dir.path().join("deny.yaml")).unwrap();
+        // Pauses of all lengths: shorter and longer than any that the watcher waits.
+        let pause = Duration::from_micros([0, 50, 700, 3_000, 9_000, 26_000][round % 6]);
+        std::thread::sleep(pause);
+        if round % 3 == 0 {
+            dir.write("other.yaml", &namespace("other", &round.to_string()));
+        }
+        file.write_all(head).unwrap();
+        std::thread::sleep(pause);
+        file.write_all(tail).unwrap();
+        drop(file);
+        if round % 10 == 0 {
+            std::thread::sleep(Duration::from_millis(40));
+        }
+    }
+    let last = format!("deny={ROUNDS}");
+    let (begin, mut versions) = (Instant::now(), 0);
+    loop {
+        let (change, labels) = bed.changes.recv_timeout(SOON).expect("no change any more");
+        let deny = labels.iter().find(|label| label.starts_with("deny="));
+        assert!(deny.is_some() && change.removed.is_empty(), "{change:?} {labels:?}");
+        assert!(change.problems.is_empty(), "{change:?}");
+        versions += usize::from(!change.upserted.is_empty());
+        if deny == Some(&last) {
+            break;
+        }
+        assert!(begin.elapsed() < SOON, "{labels:?}");
+    }
+    // It has been read in between, or the test would show nothing.
+    assert!(versions >= ROUNDS / 10 / 2, "{versions} versions");
+}
+
+/// As some editors save: the old file is put aside, a new one is written.
+#[test]
+fn a_file_that_is_made_anew_is_not_missing_in_between() {
+    let dir = TempDir::new();
+    dir.write("a.yaml", &namespace("a", "0"));
+    let bed = Bed::watch(dir.path());
+    for round in 1..=20 {
+        fs::rename(dir.path().join("a.yaml"), dir.path().join("a.yaml~")).unwrap();
+        std::thread::sleep(Duration::from_millis(round % 12));
+        dir.write("a.yaml", &namespace("a", &round.to_string()));
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    loop {
+        let (change, labels) = bed.changes.recv_timeout(SOON).expect("no change any more");
+        assert!(change.removed.is_empty(), "{change:?}");
+        if labels == ["a=20"] {
+            break;
+        }
+    }
+}
+
+/// A mount whose directories, links and files all come later, the file last: no directory on the
+/// way is overlooked.
+#[test]
+fn a_mount_that_comes_later_is_seen_at_once() {
+    let dir = TempDir::new();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("conf")).unwrap();
+    // `conf/a.yaml` -> `volumes/cm/a.yaml` -> `..data/a.yaml` -> `..1/a.yaml`.
+    symlink("../volumes/cm/a.yaml", at("conf/a.yaml")).unwrap();
+    symlink("../volumes/whole", at("conf/whole")).unwrap();
+    let bed = Bed::watch(at("conf"));
+    let later = Bed::watch(at("run/fairlead/config"));
+    let mut times = Vec::new();
+    let mount = |volume: &str, number: &str, label: &str| {
+        let real = at(volume).join(format!("..{number}"));
+        fs::create_dir_all(&real).unwrap();
+        fs::write(real.join("a.yaml"), namespace(volume.rsplit('/').next().unwrap(), label))
+            .unwrap();
+        symlink(format!("..{number}"), at(volume).join("..data_tmp")).unwrap();
+        fs::rename(at(volume).join("..data_tmp"), at(volume).join("..data")).unwrap();
+        let link = at(volume).join("a.yaml");
+        if fs::symlink_metadata(&link).is_err() {
+            symlink("..data/a.yaml", link).unwrap();
+        }
+    };
+    mount("volumes/cm", "1", "1");
+    times.push(bed.expect(&["cm=1"]));
+    mount("volumes/whole", "1", "1");
+    times.push(bed.expect(&["cm=1", "whole=1"]));
+    mount("volumes/cm", "2", "2");
+    times.push(bed.expect(&["cm=2", "whole=1"]));
+    mount("volumes/whole", "2", "2");
+    times.push(bed.expect(&["cm=2", "whole=2"]));
+    mount("run/fairlead/config", "1", "1");
+    times.push(later.expect(&["config=1"]));
+    times.sort();
+    println!("from mount to new state: {times:?}");
+    assert!(times[times.len() / 2] < Duration::from_millis(100), "{times:?}");
+    // Not one of them had to wait for the slow look at everything.
+    assert!(times[times.len() - 1] < Duration::from_secs(2), "{times:?}");
+}

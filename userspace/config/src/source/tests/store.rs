@@ -223,7 +223,52 @@ fn settings_of_the_mesh_that_never_were_good_fail_closed() {
 }
 
 #[test]
-fn of_several_versions_the_first_file_counts() {
+fn a_misspelt_setting_of_security_keeps_the_last_good_ones() {
+    let mut bed = Bed::new();
+    let map = |mesh: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{mesh}'}}\n"
+        )
+    };
+    let good = map("pathNormalization: {normalization: MERGE_SLASHES}");
+    bed.write("x.yaml", &good);
+    assert!(bed.store.problems().is_empty());
+    for (mesh, expected) in [
+        ("pathNormalisation: {normalization: MERGE_SLASHES}", "did you mean pathNormalization?"),
+        ("pathNormalization: {normalisation: MERGE_SLASHES}", "did you mean normalization?"),
+        ("rootNamespaces: policies", "did you mean rootNamespace?"),
+        ("trustDomian: example.org", "did you mean trustDomain?"),
+        ("outboundTraficPolicy: {mode: REGISTRY_ONLY}", "did you mean outboundTrafficPolicy?"),
+        ("enableAutoMTLs: false", "did you mean enableAutoMtls?"),
+        ("meshMtlss: {minProtocolVersion: TLSV1_3}", "did you mean meshMTLS?"),
+    ] {
+        let change = bed.write("x.yaml", &map(mesh));
+        assert!(change.upserted.is_empty() && change.removed.is_empty(), "{mesh}: {change:?}");
+        let problems = bed.store.problems();
+        let told = problems.iter().any(|p| p.is_error() && p.allowed.as_deref() == Some(expected));
+        assert!(told, "{mesh}: {problems:?}");
+        assert_eq!(bed.store.fail_closed().count(), 0, "{mesh}");
+    }
+    // What is Istio's, and what is nobody's, keeps nobody from anything.
+    for (mesh, message) in [
+        ("ingressClass: istio", "accepted, not enforced yet"),
+        ("inboundTrafficPolicy: {mode: LOCALHOST}", "accepted, not enforced yet"),
+        ("meshMTLS: {cipherSuites: [A]}", "accepted, not enforced yet"),
+        ("somethingElse: 1", "this field is not known"),
+    ] {
+        let mesh = format!("trustDomain: {}.org, {mesh}", message.len() + mesh.len());
+        let change = bed.write("x.yaml", &map(&format!("{{{mesh}}}")));
+        assert_eq!(change.upserted.len(), 1, "{mesh}: {change:?}");
+        assert!(change.problems.iter().any(|p| !p.is_error() && p.message == message), "{mesh}");
+    }
+    // With none before, everything is closed.
+    bed.write("x.yaml", "");
+    bed.write("x.yaml", &map("rootNamespce: policies"));
+    assert_eq!(bed.store.fail_closed().count(), 1);
+}
+
+#[test]
+fn of_several_versions_the_one_in_force_stays() {
     let mut bed = Bed::new();
     bed.write("b.yaml", &policy("p", "DENY"));
     let change = bed.write("c.yaml", &policy("p", "ALLOW"));
@@ -232,10 +277,18 @@ fn of_several_versions_the_first_file_counts() {
     let problem = &bed.store.problems()[0];
     assert!(problem.is_error() && problem.file.ends_with("c.yaml"), "{problem}");
     assert!(problem.message.contains("b.yaml"), "{problem}");
+    // A file that sorts before it changes nothing either, and is told.
     let change = bed.write("a.yaml", &policy("p", "ALLOW"));
-    assert_eq!(names(&change.upserted), ["p"]);
+    assert!(change.upserted.is_empty(), "{change:?}");
+    assert!(change.problems.iter().any(|p| p.is_error() && p.file.ends_with("a.yaml")));
+    assert_eq!(bed.store.file_of(&policy_key("p")).unwrap().file_name().unwrap(), "b.yaml");
     std::fs::remove_file(bed.dir.path().join("a.yaml")).unwrap();
+    assert!(bed.apply().upserted.is_empty());
+    // The one in force goes: the next takes its place.
+    std::fs::remove_file(bed.dir.path().join("b.yaml")).unwrap();
     assert_eq!(names(&bed.apply().upserted), ["p"]);
+    assert_eq!(bed.store.file_of(&policy_key("p")).unwrap().file_name().unwrap(), "c.yaml");
+    bed.write("b.yaml", &policy("p", "DENY"));
     std::fs::remove_file(bed.dir.path().join("c.yaml")).unwrap();
     assert!(bed.apply().rejected_changed);
     assert!(bed.store.problems().is_empty() && bed.store.rejected().is_empty());

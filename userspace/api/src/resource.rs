@@ -7,10 +7,13 @@ use crate::ObjectMeta;
 use crate::core::{
     ConfigMap, EndpointSlice, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
+use crate::extensions::{TrafficExtension, WasmPlugin};
 use crate::networking::{
-    DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+    DestinationRule, EnvoyFilter, Gateway, ProxyConfig, ServiceEntry, Sidecar, VirtualService,
+    WorkloadEntry, WorkloadGroup,
 };
 use crate::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use crate::telemetry::Telemetry;
 
 /// What identifies an object: kind, namespace (empty if cluster-scoped) and name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -153,12 +156,24 @@ kinds! {
     Gateway: "networking.istio.io" NETWORKING, true;
     /// Scope of a workload.
     Sidecar: "networking.istio.io" NETWORKING, true;
+    /// What workloads that register themselves look like.
+    WorkloadGroup: "networking.istio.io" NETWORKING, true;
+    /// Patches of Envoy.
+    EnvoyFilter: "networking.istio.io" &["v1alpha3"], true;
+    /// Settings of proxies.
+    ProxyConfig: "networking.istio.io" &["v1beta1"], true;
     /// Access control.
     AuthorizationPolicy: "security.istio.io" SECURITY, true;
     /// mTLS modes.
     PeerAuthentication: "security.istio.io" SECURITY, true;
     /// Accepted JWTs.
     RequestAuthentication: "security.istio.io" SECURITY, true;
+    /// What is traced, counted and logged.
+    Telemetry: "telemetry.istio.io" &["v1", "v1alpha1"], true;
+    /// WebAssembly filters.
+    WasmPlugin: "extensions.istio.io" &["v1alpha1"], true;
+    /// WebAssembly or Lua filters.
+    TrafficExtension: "extensions.istio.io" &["v1alpha1"], true;
 }
 
 impl Kind {

@@ -6,8 +6,8 @@ mod rows;
 
 use anyhow::{Result, bail};
 
-use crate::ebpf;
 use crate::workspace::{cargo, heading, root, step};
+use crate::{ebpf, manifests};
 
 /// Checks format, clippy (warnings are errors), dependency rules and layout rules.
 ///
@@ -28,6 +28,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut broken = dependencies::check()?;
     broken.extend(layout::check(&root())?);
     broken.extend(rows::check(&root())?);
+    broken.extend(manifests::check(&root())?);
     for rule in &broken {
         println!("{rule}");
     }

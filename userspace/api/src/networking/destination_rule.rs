@@ -12,9 +12,12 @@ pub type DestinationRule = Object<DestinationRuleSpec>;
 
 /// `spec` of a [`DestinationRule`].
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("host")))]
 pub struct DestinationRuleSpec {
     /// Name of the service; a short name is of the rule's namespace; `*.` wildcards allowed.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub host: String,
     /// Policy of all ports and subsets.
     pub traffic_policy: Option<TrafficPolicy>,
@@ -28,9 +31,12 @@ pub struct DestinationRuleSpec {
 
 /// `Subset`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("name")))]
 pub struct Subset {
     /// Name, unique in the rule.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 63)))]
     pub name: String,
     /// Labels of the endpoints.
     pub labels: StringMap,
@@ -40,7 +46,12 @@ pub struct Subset {
 
 /// `TrafficPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::rule(
+        "!(has(self.tunnel) && has(self.proxyProtocol))",
+        "only one of tunnel and proxyProtocol can be set"
+    )))]
 pub struct TrafficPolicy {
     /// Load balancing.
     pub load_balancer: Option<LoadBalancer>,
@@ -51,6 +62,7 @@ pub struct TrafficPolicy {
     /// TLS to the destination.
     pub tls: Option<ClientTlsSettings>,
     /// Policies of single ports; they replace the destination's, field by field.
+    #[cfg_attr(feature = "schema", schemars(length(max = 4096)))]
     pub port_level_settings: Vec<PortTrafficPolicy>,
     /// TCP through an HTTP tunnel.
     pub tunnel: Option<Tunnel>,
@@ -62,7 +74,9 @@ pub struct TrafficPolicy {
 
 /// `TrafficPolicy.PortTrafficPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("port")))]
 pub struct PortTrafficPolicy {
     /// The port.
     pub port: Option<PortSelector>,
@@ -78,26 +92,33 @@ pub struct PortTrafficPolicy {
 
 /// `PortSelector`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortSelector {
     /// Port number.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub number: u32,
 }
 
 /// `TrafficPolicy.TunnelSettings`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("targetHost targetPort")))]
 pub struct Tunnel {
     /// `CONNECT` (default) or `POST`.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = "^(CONNECT|POST)?$")))]
     pub protocol: String,
     /// Host to which the tunnel leads.
     pub target_host: String,
     /// Port to which the tunnel leads.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub target_port: u32,
 }
 
 /// `TrafficPolicy.ProxyProtocol`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProxyProtocol {
     /// Version of the header.
@@ -106,6 +127,7 @@ pub struct ProxyProtocol {
 
 /// `TrafficPolicy.ProxyProtocol.VERSION`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ProxyProtocolVersion {
     /// Text.
     #[default]

@@ -9,6 +9,7 @@ pub type Gateway = Object<GatewaySpec>;
 
 /// `spec` of a [`Gateway`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewaySpec {
     /// What it serves.
@@ -19,7 +20,9 @@ pub struct GatewaySpec {
 
 /// `Server`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("port hosts")))]
 pub struct Server {
     /// Port to listen on.
     pub port: Option<Port>,
@@ -37,9 +40,12 @@ pub struct Server {
 
 /// `Port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("number protocol name")))]
 pub struct Port {
     /// Number.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub number: u32,
     /// Protocol: HTTP, HTTPS, GRPC, HTTP2, MONGO, TCP or TLS.
     pub protocol: String,
@@ -51,7 +57,9 @@ pub struct Port {
 
 /// `ServerTLSSettings`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::exclusive("credentialName credentialNames tlsCertificates", "only one of credentialName, credentialNames and tlsCertificates can be set")))]
 pub struct ServerTlsSettings {
     /// Answer plain HTTP with a redirect to HTTPS.
     pub https_redirect: bool,
@@ -68,7 +76,13 @@ pub struct ServerTlsSettings {
     /// Secret that holds certificate and key.
     pub credential_name: String,
     /// Secrets that hold certificates and keys.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 2)))]
     pub credential_names: Vec<String>,
+    /// Secret or ConfigMap that holds the CAs that verify clients.
+    pub ca_cert_credential_name: String,
+    /// Certificates and keys of several kinds (such as RSA and ECDSA), as files.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 2)))]
+    pub tls_certificates: Vec<TlsCertificate>,
     /// Names of which the client's certificate must carry one.
     pub subject_alt_names: Vec<String>,
     /// SPKI hashes of accepted client certificates.
@@ -81,10 +95,27 @@ pub struct ServerTlsSettings {
     pub max_protocol_version: TlsProtocolVersion,
     /// Cipher suites.
     pub cipher_suites: Vec<String>,
+    /// Do not verify clients.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]
+    pub insecure_skip_verify: Option<bool>,
+}
+
+/// `ServerTLSSettings.TLSCertificate`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct TlsCertificate {
+    /// File of the server certificate.
+    pub server_certificate: String,
+    /// File of its key.
+    pub private_key: String,
+    /// File of the CAs that verify clients.
+    pub ca_certificates: String,
 }
 
 /// `ServerTLSSettings.TLSmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ServerTlsMode {
     /// By SNI to a VirtualService, not terminated.
@@ -104,6 +135,7 @@ pub enum ServerTlsMode {
 
 /// `ServerTLSSettings.TLSProtocol`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TlsProtocolVersion {
     /// The proxy's default.
     #[default]

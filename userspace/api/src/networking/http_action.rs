@@ -8,24 +8,35 @@ use crate::{Percent, ProtoDuration, StringMap, StringMatch};
 
 /// `HTTPRedirect`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::one_of("port derivePort")))]
 pub struct HttpRedirect {
     /// New path.
     pub uri: String,
     /// New authority.
     pub authority: String,
     /// New port; at most one of this and `derivePort`.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub port: Option<u32>,
     /// How the port is found.
     pub derive_port: Option<DerivePort>,
     /// New scheme.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = "^(https?)?$")))]
     pub scheme: String,
     /// Status; 301 if unset.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::rule(
+        "self in [0, 301, 302, 303, 307, 308]",
+        "a redirect is 301, 302, 303, 307 or 308"
+    )))]
     pub redirect_code: u32,
+    /// Replaces the matched prefix of the path; not with `uri`.
+    pub prefix_rewrite: String,
 }
 
 /// `HTTPRedirect.RedirectPortSelection`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum DerivePort {
     /// 80 for http, 443 for https.
@@ -37,9 +48,12 @@ pub enum DerivePort {
 
 /// `HTTPDirectResponse`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("status")))]
 pub struct HttpDirectResponse {
     /// Status.
+    #[cfg_attr(feature = "schema", schemars(range(min = 100, max = 599)))]
     pub status: u32,
     /// Body; empty if absent.
     pub body: Option<HttpResponseBody>,
@@ -47,16 +61,20 @@ pub struct HttpDirectResponse {
 
 /// `HTTPBody`: one of the two.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::one_of("string bytes")))]
 pub struct HttpResponseBody {
     /// Body as text.
     pub string: Option<String>,
     /// Body as base64.
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "byte")))]
     pub bytes: Option<String>,
 }
 
 /// `Delegate`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Delegate {
     /// Name of the VirtualService.
@@ -67,7 +85,9 @@ pub struct Delegate {
 
 /// `HTTPRewrite`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::exclusive("uri uriRegexRewrite", "only one of uri and uriRegexRewrite can be set")))]
 pub struct HttpRewrite {
     /// Replaces the path, or the matched prefix if the match was by prefix.
     pub uri: String,
@@ -79,10 +99,12 @@ pub struct HttpRewrite {
 
 /// `RegexRewrite`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct RegexRewrite {
     /// RE2 expression.
     #[serde(rename = "match")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 1024)))]
     pub pattern: String,
     /// Replacement; `\1` is the first group.
     pub rewrite: String,
@@ -90,17 +112,21 @@ pub struct RegexRewrite {
 
 /// `HTTPRetry`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRetry {
     /// How many retries; 0 turns them off.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
     pub attempts: i32,
     /// Limit of each attempt, the first included; the route's timeout if absent.
     pub per_try_timeout: Option<ProtoDuration>,
     /// Conditions, comma-separated: Envoy's names and status codes.
     pub retry_on: String,
     /// Whether other localities are tried.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]
     pub retry_remote_localities: Option<bool>,
     /// Whether hosts that failed are avoided; true if absent.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]
     pub retry_ignore_previous_hosts: Option<bool>,
     /// Base of the exponential pause; 25 ms if absent.
     pub backoff: Option<ProtoDuration>,
@@ -108,6 +134,7 @@ pub struct HttpRetry {
 
 /// `HTTPFaultInjection`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Fault {
     /// Delays before forwarding.
@@ -118,9 +145,12 @@ pub struct Fault {
 
 /// `HTTPFaultInjection.Delay`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::one_of("fixedDelay exponentialDelay")))]
 pub struct FaultDelay {
     /// Deprecated: share of requests in whole percent.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 100)))]
     pub percent: Option<i32>,
     /// How long.
     pub fixed_delay: Option<ProtoDuration>,
@@ -132,9 +162,12 @@ pub struct FaultDelay {
 
 /// `HTTPFaultInjection.Abort`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::one_of("httpStatus grpcStatus http2Error")))]
 pub struct FaultAbort {
     /// HTTP status of the answer; exactly one of the three errors is set.
+    #[cfg_attr(feature = "schema", schemars(range(min = 200, max = 599)))]
     pub http_status: Option<i32>,
     /// gRPC status name of the answer, such as `UNAVAILABLE`.
     pub grpc_status: Option<String>,
@@ -146,7 +179,9 @@ pub struct FaultAbort {
 
 /// `HTTPMirrorPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("destination")))]
 pub struct HttpMirrorPolicy {
     /// Who gets the copies.
     pub destination: Option<Destination>,
@@ -156,6 +191,7 @@ pub struct HttpMirrorPolicy {
 
 /// `CorsPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct CorsPolicy {
     /// Deprecated: exact origins.
@@ -171,6 +207,7 @@ pub struct CorsPolicy {
     /// `Access-Control-Max-Age`.
     pub max_age: Option<ProtoDuration>,
     /// `Access-Control-Allow-Credentials`.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]
     pub allow_credentials: Option<bool>,
     /// What happens to a preflight of an origin that is not allowed.
     pub unmatched_preflights: UnmatchedPreflights,
@@ -178,6 +215,7 @@ pub struct CorsPolicy {
 
 /// `CorsPolicy.UnmatchedPreflights`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum UnmatchedPreflights {
     /// FORWARD.
@@ -191,6 +229,7 @@ pub enum UnmatchedPreflights {
 
 /// `Headers`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Headers {
     /// Changes before the request is forwarded.
@@ -201,6 +240,7 @@ pub struct Headers {
 
 /// `Headers.HeaderOperations`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderOperations {
     /// Overwrites.

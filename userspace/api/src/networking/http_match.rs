@@ -8,6 +8,7 @@ use crate::{StringMap, StringMatch};
 
 /// A conjunction of conditions on a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpMatch {
     /// Name, appended to the route's in logs.
@@ -23,6 +24,7 @@ pub struct HttpMatch {
     /// Headers by lower-case name; `{}` means present.
     pub headers: BTreeMap<String, StringMatch>,
     /// Port of the host that is addressed.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub port: Option<u32>,
     /// Labels that the client workload must carry.
     pub source_labels: StringMap,

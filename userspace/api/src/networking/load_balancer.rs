@@ -8,7 +8,9 @@ use crate::ProtoDuration;
 
 /// `LoadBalancerSettings`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::one_of("simple consistentHash")))]
 pub struct LoadBalancer {
     /// One of the standard algorithms; not with `consistentHash`.
     pub simple: Option<SimpleLb>,
@@ -26,6 +28,7 @@ pub struct LoadBalancer {
 
 /// `LoadBalancerSettings.SimpleLB`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum SimpleLb {
     /// The mesh's choice: LEAST_REQUEST.
@@ -45,7 +48,9 @@ pub enum SimpleLb {
 
 /// `LoadBalancerSettings.ConsistentHashLB`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::one_of("httpHeaderName httpCookie useSourceIp httpQueryParameterName"), transform = crate::schema::one_of("ringHash maglev")))]
 pub struct ConsistentHash {
     /// Hash of a header; exactly one of the four keys is set.
     pub http_header_name: Option<String>,
@@ -65,13 +70,16 @@ pub struct ConsistentHash {
 
 /// `ConsistentHashLB.HTTPCookie`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("name")))]
 pub struct HttpCookie {
     /// Name.
     pub name: String,
     /// Path.
     pub path: String,
     /// Life of a cookie that is made; a session cookie if 0.
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::any_duration"))]
     pub ttl: Option<ProtoDuration>,
     /// Further attributes.
     pub attributes: Vec<CookieAttribute>,
@@ -79,7 +87,9 @@ pub struct HttpCookie {
 
 /// `ConsistentHashLB.HTTPCookie.Attribute`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("name")))]
 pub struct CookieAttribute {
     /// Name, such as `SameSite`.
     pub name: String,
@@ -89,6 +99,7 @@ pub struct CookieAttribute {
 
 /// `ConsistentHashLB.RingHash`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct RingHash {
     /// Least number of virtual nodes; 1024 if absent.
@@ -97,6 +108,7 @@ pub struct RingHash {
 
 /// `ConsistentHashLB.MagLev`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Maglev {
     /// Size of the table, a prime; 65537 if absent.
@@ -105,6 +117,7 @@ pub struct Maglev {
 
 /// `LocalityLoadBalancerSetting`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct LocalityLbSetting {
     /// Explicit weights per locality; only one of the first three lists is set.
@@ -114,21 +127,25 @@ pub struct LocalityLbSetting {
     /// Labels by which endpoints are ordered.
     pub failover_priority: Vec<String>,
     /// Whether it is on; true if absent.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]
     pub enabled: Option<bool>,
 }
 
 /// `LocalityLoadBalancerSetting.Distribute`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct LocalityDistribute {
     /// Locality of the client: `region/zone/subzone`, `*` at the end.
     pub from: String,
     /// Share of each locality; they sum up to 100.
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::shares"))]
     pub to: BTreeMap<String, u32>,
 }
 
 /// `LocalityLoadBalancerSetting.Failover`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct LocalityFailover {
     /// Region that fails.
@@ -139,26 +156,33 @@ pub struct LocalityFailover {
 
 /// `LoadBalancerSettings` zone-aware routing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ZoneAwareLbSetting {
     /// Whether it is on.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]
     pub enabled: Option<bool>,
     /// Where traffic goes when a region fails.
     pub failover: Vec<LocalityFailover>,
     /// Labels by which endpoints are ordered.
     pub failover_priority: Vec<String>,
     /// Least number of endpoints for zone awareness.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 4_294_967_295_u64), transform = crate::schema::nullable))]
     pub min_cluster_size: Option<u64>,
 }
 
 /// `WarmupConfiguration`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("duration")))]
 pub struct Warmup {
     /// How long an endpoint counts as new.
     pub duration: Option<ProtoDuration>,
     /// Share to begin with, percent; 10 if absent.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 100), transform = crate::schema::nullable))]
     pub minimum_percent: Option<f64>,
     /// Curve of the increase; 1.0 (linear) if absent.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1), transform = crate::schema::nullable))]
     pub aggression: Option<f64>,
 }

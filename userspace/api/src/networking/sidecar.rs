@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ClientTlsSettings, ConnectionPoolSettings, Destination, ServerTlsSettings};
+use super::{ConnectionPoolSettings, Destination, ServerTlsSettings};
 use crate::{Object, StringMap};
 
 /// Scope of a workload's configuration.
@@ -10,6 +10,7 @@ pub type Sidecar = Object<SidecarSpec>;
 
 /// `spec` of a [`Sidecar`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct SidecarSpec {
     /// The workloads; all of the namespace if absent.
@@ -26,15 +27,19 @@ pub struct SidecarSpec {
 
 /// Networking's `WorkloadSelector`, which writes `labels`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct LabelSelector {
     /// Labels that must all be there.
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::selector_labels"))]
     pub labels: StringMap,
 }
 
 /// `IstioIngressListener`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("port")))]
 pub struct IngressListener {
     /// Port.
     pub port: Option<SidecarPort>,
@@ -52,7 +57,9 @@ pub struct IngressListener {
 
 /// `IstioEgressListener`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("hosts")))]
 pub struct EgressListener {
     /// Port.
     pub port: Option<SidecarPort>,
@@ -66,9 +73,11 @@ pub struct EgressListener {
 
 /// `SidecarPort`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct SidecarPort {
     /// Number.
+    #[cfg_attr(feature = "schema", schemars(range(max = 65535)))]
     pub number: u32,
     /// Protocol.
     pub protocol: String,
@@ -80,6 +89,7 @@ pub struct SidecarPort {
 
 /// `CaptureMode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CaptureMode {
     /// As the environment says.
@@ -93,18 +103,18 @@ pub enum CaptureMode {
 
 /// Sidecar's `OutboundTrafficPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct SidecarOutboundPolicy {
     /// Mode.
     pub mode: SidecarOutboundMode,
     /// Where unknown traffic goes instead.
     pub egress_proxy: Option<Destination>,
-    /// TLS to it.
-    pub tls: Option<ClientTlsSettings>,
 }
 
 /// `OutboundTrafficPolicy.Mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum SidecarOutboundMode {
     /// Only the registry.

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 /// `ClientTLSSettings`: TLS towards a destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientTlsSettings {
     /// Mode.
@@ -21,6 +22,7 @@ pub struct ClientTlsSettings {
     /// SNI to send.
     pub sni: String,
     /// Do not verify the server.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]
     pub insecure_skip_verify: Option<bool>,
     /// File of revoked certificates.
     pub ca_crl: String,
@@ -28,6 +30,7 @@ pub struct ClientTlsSettings {
 
 /// `ClientTLSSettings.TLSmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ClientTlsMode {
     /// No TLS.

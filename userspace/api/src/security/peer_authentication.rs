@@ -11,7 +11,12 @@ pub type PeerAuthentication = Object<PeerAuthenticationSpec>;
 
 /// `spec` of a [`PeerAuthentication`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::rule(
+        "!has(self.portLevelMtls) || (has(self.selector) && has(self.selector.matchLabels) && self.selector.matchLabels.size() > 0)",
+        "portLevelMtls needs a selector with labels"
+    )))]
 pub struct PeerAuthenticationSpec {
     /// The workloads it applies to; absent means the namespace, or the mesh in the root
     /// namespace.
@@ -19,11 +24,13 @@ pub struct PeerAuthenticationSpec {
     /// The mode of all ports; inherited from the wider scope if absent.
     pub mtls: Option<MutualTls>,
     /// Modes of single ports of the workload; only together with `selector`.
+    #[cfg_attr(feature = "schema", schemars(transform = crate::schema::min_properties(1), transform = crate::schema::port_keys))]
     pub port_level_mtls: BTreeMap<u16, MutualTls>,
 }
 
 /// `PeerAuthentication.MutualTLS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct MutualTls {
     /// The mode.
@@ -32,6 +39,7 @@ pub struct MutualTls {
 
 /// `PeerAuthentication.MutualTLS.Mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum MutualTlsMode {
     /// Inherit from the wider scope; PERMISSIVE where there is none.

@@ -10,6 +10,10 @@ use serde::de::{self, Deserializer, Visitor};
 /// The longest duration that is taken: protobuf's own bound of about 10,000 years.
 pub const MAX_DURATION: Duration = Duration::from_secs(315_576_000_000);
 
+/// Longest text of a duration: enough for any sensible one, and far from the limits of the
+/// arithmetic.
+pub(crate) const MAX_DURATION_TEXT: usize = 48;
+
 /// A non-negative duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProtoDuration(pub Duration);
@@ -32,12 +36,10 @@ impl From<ProtoDuration> for Duration {
 /// bare `0`. Negative, empty, unit-less and too long (over [`MAX_DURATION`]) texts give `None`.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    // Long enough for any sensible text; keeps the arithmetic below far from its limits.
-    const MAX_TEXT: usize = 48;
     if text == "0" {
         return Some(Duration::ZERO);
     }
-    if text.is_empty() || text.len() > MAX_TEXT {
+    if text.is_empty() || text.len() > MAX_DURATION_TEXT {
         return None;
     }
     let mut rest = text;

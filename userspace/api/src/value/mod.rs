@@ -6,6 +6,8 @@ mod int_or_string;
 mod selector;
 mod string_match;
 
+#[cfg(feature = "schema")]
+pub(crate) use duration::MAX_DURATION_TEXT;
 pub use duration::{MAX_DURATION, ProtoDuration, parse_duration};
 pub use int_or_string::IntOrString;
 pub use selector::{Percent, PolicyTargetReference, WorkloadSelector};

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use fairlead_api::core::{
     ConfigMap, EndpointSlice, Namespace, Node as KubeNode, Pod, Secret, Service, ServiceAccount,
 };
+use fairlead_api::extensions::{TrafficExtension, WasmPlugin};
 use fairlead_api::networking::{
-    DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService, WorkloadEntry,
+    DestinationRule, EnvoyFilter, Gateway, ProxyConfig, ServiceEntry, Sidecar, VirtualService,
+    WorkloadEntry, WorkloadGroup,
 };
 use fairlead_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use fairlead_api::telemetry::Telemetry;
 use fairlead_api::{Kind, ObjectKey, ObjectMeta, Resource, StringMap};
 use serde::de::DeserializeOwned;
 
@@ -326,11 +329,17 @@ fn typed(kind: Kind, node: &Node<'_>, namespace: &str, sink: &mut Sink<'_>) -> O
         Kind::WorkloadEntry => object!(WorkloadEntry, |_, _| {}),
         Kind::Gateway => object!(Gateway, |_, _| {}),
         Kind::Sidecar => object!(Sidecar, |_, _| {}),
+        Kind::WorkloadGroup => object!(WorkloadGroup, validate::workload_group),
+        Kind::EnvoyFilter => object!(EnvoyFilter, validate::envoy_filter),
+        Kind::ProxyConfig => object!(ProxyConfig, validate::proxy_config),
         Kind::AuthorizationPolicy => object!(AuthorizationPolicy, validate::authorization_policy),
         Kind::PeerAuthentication => object!(PeerAuthentication, validate::peer_authentication),
         Kind::RequestAuthentication => {
             object!(RequestAuthentication, validate::request_authentication)
         }
+        Kind::Telemetry => object!(Telemetry, validate::telemetry),
+        Kind::WasmPlugin => object!(WasmPlugin, validate::wasm_plugin),
+        Kind::TrafficExtension => object!(TrafficExtension, validate::traffic_extension),
     })
 }
 

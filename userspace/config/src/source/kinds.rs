@@ -6,9 +6,8 @@ use super::path::Path;
 use super::sink::Sink;
 use super::suggest::suggest;
 
-/// Istio's kinds that are known and do nothing yet.
-const ISTIO_NOT_READ: &[&str] =
-    &["EnvoyFilter", "WasmPlugin", "Telemetry", "ProxyConfig", "WorkloadGroup", "IstioOperator"];
+/// Istio's kinds that are known and no resources of a mesh.
+const ISTIO_NOT_READ: &[&str] = &["IstioOperator"];
 
 /// Why a kind is not read.
 pub(super) enum UnknownKind {

@@ -18,12 +18,19 @@ const FIELDS: &[(Kind, &str)] = &[
     (Kind::WorkloadEntry, ""),
     (Kind::Gateway, ""),
     (Kind::Sidecar, ""),
+    (Kind::WorkloadGroup, ""),
+    (Kind::EnvoyFilter, ""),
+    (Kind::ProxyConfig, ""),
+    (Kind::Telemetry, ""),
+    (Kind::WasmPlugin, ""),
+    (Kind::TrafficExtension, ""),
     // VirtualService
     (Kind::VirtualService, "spec.http[].mirror"),
     (Kind::VirtualService, "spec.http[].mirrors"),
     (Kind::VirtualService, "spec.http[].mirrorPercent"),
     (Kind::VirtualService, "spec.http[].mirrorPercentage"),
     (Kind::VirtualService, "spec.http[].corsPolicy"),
+    (Kind::VirtualService, "spec.http[].match[].name"),
     (Kind::VirtualService, "spec.http[].match[].statPrefix"),
     // AuthorizationPolicy
     (Kind::AuthorizationPolicy, "spec.targetRef"),
@@ -35,6 +42,24 @@ const FIELDS: &[(Kind, &str)] = &[
     (Kind::AuthorizationPolicy, "spec.rules[].from[].source.notRemoteIpBlocks"),
     // RequestAuthentication
     (Kind::RequestAuthentication, ""),
+];
+
+/// What is answered with a refusal instead of being left out, in the same notation: for the
+/// documentation, and so that every field has its place in one of the lists.
+const REFUSED: &[(Kind, &str)] = &[
+    (Kind::VirtualService, "spec.http[].redirect"),
+    (Kind::VirtualService, "spec.http[].directResponse"),
+    (Kind::VirtualService, "spec.http[].delegate"),
+    (Kind::VirtualService, "spec.tls"),
+];
+
+/// The same within traffic policies: TLS to servers outside the mesh.
+const REFUSED_OF_POLICY: &[&str] = &[
+    "tls.clientCertificate",
+    "tls.privateKey",
+    "tls.caCertificates",
+    "tls.caCrl",
+    "tls.credentialName",
 ];
 
 /// Fields of a DestinationRule's traffic policies, wherever one stands.
@@ -50,6 +75,8 @@ const TRAFFIC_POLICY: &[&str] = &[
     "connectionPool.tcp.idleTimeout",
     "connectionPool.http",
     "outlierDetection",
+    "tls.sni",
+    "tls.insecureSkipVerify",
     "tunnel",
     "proxyProtocol",
     "retryBudget",
@@ -89,6 +116,50 @@ pub(crate) const ENFORCED_CONDITIONS: &[&str] = &[
     "destination.port",
     "connection.sni",
 ];
+
+/// What becomes of a field that is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It does what it says.
+    Enforced,
+    /// It has no effect yet, and whoever writes it is told so; a policy that needs it is refused.
+    NotEnforced,
+    /// It is not built yet, and traffic that it would apply to is refused.
+    Refused,
+}
+
+/// What becomes of a field of a kind, by its path in the notation of this module (`spec.http[].timeout`);
+/// an empty path asks for the kind as a whole.
+#[must_use]
+pub fn effect(kind: Kind, path: &str) -> Effect {
+    let within = |pattern: &str| {
+        path.strip_prefix(pattern)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
+    };
+    let listed = |list: &[(Kind, &str)]| {
+        list.iter().any(|(of, pattern)| *of == kind && (pattern.is_empty() || within(pattern)))
+    };
+    let of_policy = |fields: &[&str]| {
+        kind == Kind::DestinationRule
+            && TRAFFIC_POLICIES.iter().any(|policy| {
+                path.strip_prefix(policy).and_then(|rest| rest.strip_prefix('.')).is_some_and(
+                    |rest| {
+                        fields.iter().any(|field| {
+                            rest.strip_prefix(field)
+                                .is_some_and(|r| r.is_empty() || r.starts_with(['.', '[', '{']))
+                        })
+                    },
+                )
+            })
+    };
+    if listed(FIELDS) || of_policy(TRAFFIC_POLICY) {
+        Effect::NotEnforced
+    } else if listed(REFUSED) || of_policy(REFUSED_OF_POLICY) {
+        Effect::Refused
+    } else {
+        Effect::Enforced
+    }
+}
 
 /// Tells which fields of the object have no effect yet.
 pub(crate) fn tell(kind: Kind, sink: &mut Sink<'_>) {

@@ -81,7 +81,7 @@ fn kinds_that_are_not_ours() {
         ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n", "warning 2 kind", false),
         ("apiVersion: v1\nkind: Servise\nmetadata: {name: a}\n", "warning 2 kind", false),
         (
-            "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: a}\n",
+            "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata: {name: a}\n",
             "warning 2 kind",
             false,
         ),

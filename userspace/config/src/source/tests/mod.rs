@@ -1,6 +1,7 @@
 //! Documents good and bad, hot reload, hostile input.
 
 mod documents;
+mod fields;
 mod hostile;
 mod load;
 mod reload;

@@ -239,8 +239,13 @@ fn what_has_no_effect_is_told() {
     // Routes behind one that takes everything.
     let spec = "  hosts: [a]\n  http:\n  - route: [{destination: {host: a}}]\n  - route: [{destination: {host: b}}]\n    match: [{uri: {prefix: /}}]\n";
     assert_warnings(NETWORKING, "VirtualService", spec, &["spec.http[1]"]);
-    let spec = "  hosts: [a]\n  http:\n  - route: [{destination: {host: a}}]\n    match: [{name: one, uri: {prefix: /}}]\n  - route: [{destination: {host: b}}]\n    match: [{name: two, uri: {prefix: /}}]\n";
-    assert_warnings(NETWORKING, "VirtualService", spec, &["spec.http[1].match[0]"]);
+    let spec = "  hosts: [a]\n  http:\n  - route: [{destination: {host: a}}]\n    match: [{uri: {prefix: /}}]\n  - route: [{destination: {host: b}}]\n    match: [{name: two, uri: {prefix: /}}]\n";
+    assert_warnings(
+        NETWORKING,
+        "VirtualService",
+        spec,
+        &["spec.http[1].match[0]", "spec.http[1].match[0].name"],
+    );
     let spec = "  host: a\n  trafficPolicy: {outlierDetection: {interval: 1s}, loadBalancer: {simple: RANDOM}}\n";
     assert_warnings(NETWORKING, "DestinationRule", spec, &["spec.trafficPolicy.outlierDetection"]);
     let parsed = yaml(&object(NETWORKING, "Gateway", "  servers: []\n"));

@@ -131,10 +131,14 @@ fn changeable(name: &str, at: &Path<'_>, sink: &mut Sink<'_>) {
 }
 
 fn redirect(value: &HttpRedirect, at: &Path<'_>, sink: &mut Sink<'_>) {
-    let HttpRedirect { uri, authority, port, derive_port, scheme, redirect_code } = value;
+    let HttpRedirect { uri, authority, port, derive_port, scheme, redirect_code, prefix_rewrite } =
+        value;
     let nothing = uri.is_empty() && authority.is_empty() && scheme.is_empty();
-    if nothing && port.is_none() && derive_port.is_none() {
+    if nothing && prefix_rewrite.is_empty() && port.is_none() && derive_port.is_none() {
         sink.error(at, "redirects to nowhere else", "at least one of uri, authority, port, scheme");
+    }
+    if !uri.is_empty() && !prefix_rewrite.is_empty() {
+        sink.error(&at.field("prefixRewrite"), "stands beside uri", "one of uri and prefixRewrite");
     }
     if port.is_some() && derive_port.is_some() {
         sink.error(&at.field("derivePort"), "stands beside port", "one of port and derivePort");

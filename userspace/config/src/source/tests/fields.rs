@@ -1,0 +1,339 @@
+//! Every field that the definitions have: each one is read, and what becomes of it is said.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use fairlead_api::extensions::{TrafficExtension, WasmPlugin};
+use fairlead_api::networking::{
+    DestinationRule, EnvoyFilter, Gateway, ProxyConfig, ServiceEntry, Sidecar, VirtualService,
+    WorkloadEntry, WorkloadGroup,
+};
+use fairlead_api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+use fairlead_api::telemetry::Telemetry;
+use fairlead_api::{Kind, schema};
+use serde_json::{Map, Value, json};
+
+use super::{Format, PathBuf, yaml};
+use crate::source::path::Path;
+use crate::source::{Effect, Problem, de, effect, json, parse};
+
+fn istio() -> impl Iterator<Item = Kind> {
+    Kind::ALL.iter().copied().filter(|kind| kind.is_istio())
+}
+
+/// A value that fits a schema and has every field, but for the oneofs: of these `choice` picks
+/// one. Texts are what their checks want by the name of the field.
+fn maximal(schema: &Value, name: &str, choice: usize) -> Value {
+    match schema["type"].as_str() {
+        Some("object") => {
+            if let Some(values) = schema.get("additionalProperties") {
+                let key = if name == "portLevelMtls" { "8080" } else { "some-key" };
+                return json!({key: maximal(values, name, choice)});
+            }
+            let mut fields: Map<String, Value> = schema["properties"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, field)| (name.clone(), maximal(field, name, choice)))
+                .collect();
+            // One of each oneof.
+            let single = schema.get("oneOf").map(|one| vec![one]);
+            let all =
+                schema["allOf"].as_array().map(|all| all.iter().map(|o| &o["oneOf"]).collect());
+            for oneof in single.or(all).unwrap_or_default() {
+                let names: Vec<&str> = oneof
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter_map(|option| option["required"][0].as_str())
+                    .collect();
+                for (index, other) in names.iter().enumerate() {
+                    if index != choice % names.len() {
+                        fields.remove(*other);
+                    }
+                }
+            }
+            // The second name of a field.
+            fields.retain(|name, _| !name.contains('_'));
+            Value::Object(fields)
+        }
+        Some("array") => json!([maximal(&schema["items"], name, choice)]),
+        Some("boolean") => json!(true),
+        Some("integer") => json!(schema["minimum"].as_i64().unwrap_or(1).max(1)),
+        Some("number") => json!(1.5),
+        Some("string") => match schema["enum"].as_array() {
+            Some(names) => names[choice % names.len()].clone(),
+            None => json!(text(schema, name)),
+        },
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+fn text(schema: &Value, name: &str) -> &'static str {
+    let duration = |value: &Value| value.to_string().contains("duration(self)");
+    let pattern = schema["pattern"].as_str().unwrap_or_default();
+    match name {
+        _ if duration(schema) || pattern.contains("ns|us") => "3s",
+        "scheme" => "http",
+        "protocol" => "CONNECT",
+        "port" | "ports" | "notPorts" => "80",
+        _ => "text",
+    }
+}
+
+/// The problems of an object that has the spec.
+fn problems(kind: Kind, version: &str, spec: &Value) -> Vec<Problem> {
+    let api_version = format!("{}/{version}", kind.group());
+    let object = json!({
+        "apiVersion": api_version, "kind": kind.as_str(),
+        "metadata": {"name": "x", "namespace": "ns"}, "spec": spec,
+        "status": {"conditions": [], "validationMessages": [], "observedGeneration": "1"},
+    });
+    parse(&PathBuf::from("test.json").into(), &object.to_string(), Format::Json).problems
+}
+
+/// What the type of the kind makes of an object: the fields it does not know, or why it cannot be
+/// read.
+fn read(kind: Kind, object: &Value) -> Result<Vec<String>, String> {
+    fn typed<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<String>, String> {
+        let node = json::Documents::new(text).next().unwrap().unwrap();
+        let unknown = RefCell::default();
+        match de::from_node::<T>(&node, &Path::Root, true, &unknown) {
+            Ok(_) => Ok(unknown.into_inner().into_iter().map(|field| field.path).collect()),
+            Err(mismatch) => {
+                let parts = mismatch.into_parts();
+                Err(format!("{:?}: {} ({:?})", parts.place, parts.message, parts.allowed))
+            }
+        }
+    }
+    let text = object.to_string();
+    match kind {
+        Kind::VirtualService => typed::<VirtualService>(&text),
+        Kind::DestinationRule => typed::<DestinationRule>(&text),
+        Kind::ServiceEntry => typed::<ServiceEntry>(&text),
+        Kind::WorkloadEntry => typed::<WorkloadEntry>(&text),
+        Kind::WorkloadGroup => typed::<WorkloadGroup>(&text),
+        Kind::Gateway => typed::<Gateway>(&text),
+        Kind::Sidecar => typed::<Sidecar>(&text),
+        Kind::EnvoyFilter => typed::<EnvoyFilter>(&text),
+        Kind::ProxyConfig => typed::<ProxyConfig>(&text),
+        Kind::AuthorizationPolicy => typed::<AuthorizationPolicy>(&text),
+        Kind::PeerAuthentication => typed::<PeerAuthentication>(&text),
+        Kind::RequestAuthentication => typed::<RequestAuthentication>(&text),
+        Kind::Telemetry => typed::<Telemetry>(&text),
+        Kind::WasmPlugin => typed::<WasmPlugin>(&text),
+        Kind::TrafficExtension => typed::<TrafficExtension>(&text),
+        other => panic!("{other} is not Istio's"),
+    }
+}
+
+/// Definitions and types agree: whatever the one accepts, the other reads.
+#[test]
+fn every_field_of_the_definitions_is_read() {
+    // As many as the widest enumeration has names.
+    const CHOICES: usize = 12;
+    for kind in istio() {
+        let schema = schema::spec_schema(kind).unwrap().unwrap();
+        for choice in 0..CHOICES {
+            let object =
+                json!({"metadata": {"name": "x"}, "spec": maximal(&schema, "spec", choice)});
+            assert_eq!(read(kind, &object), Ok(Vec::new()), "{kind} {choice}: {object:#}");
+        }
+    }
+}
+
+/// And the types have no field that the definitions lack: a misspelt one is told, at every depth.
+#[test]
+fn unknown_fields_are_errors_at_every_depth() {
+    fn spoil(value: &mut Value, free: &BTreeSet<&str>, path: &str, into: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, field) in fields.iter_mut() {
+                    if !free.contains(name.as_str()) {
+                        spoil(field, free, &format!("{path}.{name}"), into);
+                    }
+                }
+                // Maps whose keys people choose take any.
+                if !fields.contains_key("some-key") && !fields.contains_key("8080") {
+                    fields.insert("notAField".to_owned(), json!(1));
+                    into.push(path.to_owned());
+                }
+            }
+            Value::Array(items) => {
+                for item in items {
+                    spoil(item, free, &format!("{path}[0]"), into);
+                }
+            }
+            _ => {}
+        }
+    }
+    let free = BTreeSet::from(["value", "pluginConfig"]);
+    for kind in istio() {
+        let schema = schema::spec_schema(kind).unwrap().unwrap();
+        let mut spec = maximal(&schema, "spec", 0);
+        let mut spoilt = Vec::new();
+        spoil(&mut spec, &free, "spec", &mut spoilt);
+        let found = problems(kind, kind.versions()[0], &spec);
+        let unknown =
+            found.iter().filter(|p| p.is_error() && p.field.ends_with("notAField")).count();
+        // At most this many are told of one object.
+        const MOST: usize = 50;
+        assert_eq!(unknown, spoilt.len().min(MOST), "{kind}: {spoilt:?}\n{found:#?}");
+    }
+}
+
+/// What has an effect, by the code that gives it one. A new field belongs here or into the lists
+/// of `unenforced`; it cannot be forgotten in both.
+const ENFORCED: &[(Kind, &[&str])] = &[
+    (
+        Kind::VirtualService,
+        &[
+            "spec.hosts",
+            "spec.gateways",
+            "spec.exportTo",
+            "spec.http[].name",
+            "spec.http[].fault",
+            "spec.http[].headers",
+            "spec.http[].match[].authority",
+            "spec.http[].match[].gateways",
+            "spec.http[].match[].headers",
+            "spec.http[].match[].ignoreUriCase",
+            "spec.http[].match[].method",
+            "spec.http[].match[].port",
+            "spec.http[].match[].queryParams",
+            "spec.http[].match[].scheme",
+            "spec.http[].match[].sourceLabels",
+            "spec.http[].match[].sourceNamespace",
+            "spec.http[].match[].uri",
+            "spec.http[].match[].withoutHeaders",
+            "spec.http[].retries",
+            "spec.http[].rewrite",
+            "spec.http[].route",
+            "spec.http[].timeout",
+            "spec.tcp",
+        ],
+    ),
+    (
+        Kind::DestinationRule,
+        &[
+            "spec.host",
+            "spec.exportTo",
+            "spec.workloadSelector",
+            "spec.subsets[].name",
+            "spec.subsets[].labels",
+        ],
+    ),
+    (
+        Kind::AuthorizationPolicy,
+        &[
+            "spec.selector",
+            "spec.action",
+            "spec.rules[].from[].source.principals",
+            "spec.rules[].from[].source.notPrincipals",
+            "spec.rules[].from[].source.namespaces",
+            "spec.rules[].from[].source.notNamespaces",
+            "spec.rules[].from[].source.serviceAccounts",
+            "spec.rules[].from[].source.notServiceAccounts",
+            "spec.rules[].from[].source.trustDomains",
+            "spec.rules[].from[].source.notTrustDomains",
+            "spec.rules[].from[].source.ipBlocks",
+            "spec.rules[].from[].source.notIpBlocks",
+            "spec.rules[].to[].operation",
+            "spec.rules[].when",
+        ],
+    ),
+    (Kind::PeerAuthentication, &["spec.selector", "spec.mtls", "spec.portLevelMtls"]),
+];
+
+/// The same within the traffic policies of a DestinationRule.
+const ENFORCED_OF_POLICY: &[&str] = &[
+    "port",
+    "loadBalancer.simple",
+    "connectionPool.tcp.connectTimeout",
+    "tls.mode",
+    "tls.subjectAltNames",
+];
+
+#[test]
+fn every_field_has_its_place() {
+    let policies = ["spec.trafficPolicy.", "spec.subsets[].trafficPolicy."];
+    let listed: BTreeMap<Kind, &[&str]> = ENFORCED.iter().copied().collect();
+    for kind in istio() {
+        let enforced = listed.get(&kind).copied().unwrap_or_default();
+        for schema::Field { path, leaf, .. } in schema::spec_fields(kind).unwrap() {
+            if !leaf {
+                continue;
+            }
+            let within = |pattern: &str, path: &str| {
+                path.strip_prefix(pattern)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
+            };
+            let of_policy = kind == Kind::DestinationRule
+                && policies.iter().any(|policy| {
+                    path.strip_prefix(policy).is_some_and(|rest| {
+                        let rest = rest.strip_prefix("portLevelSettings[].").unwrap_or(rest);
+                        ENFORCED_OF_POLICY.iter().any(|field| within(field, rest))
+                    })
+                });
+            let has_effect = of_policy || enforced.iter().any(|field| within(field, &path));
+            let says = effect(kind, &path);
+            assert_eq!(
+                has_effect,
+                says == Effect::Enforced,
+                "{kind} {path}: {says:?}; list it in unenforced.rs or here"
+            );
+        }
+    }
+}
+
+/// Nothing is silently ignored: each field of the lists is told when it is written.
+#[test]
+fn fields_without_effect_are_told() {
+    for kind in istio() {
+        let schema = schema::spec_schema(kind).unwrap().unwrap();
+        let mut told = BTreeSet::new();
+        for choice in 0..4 {
+            let spec = maximal(&schema, "spec", choice);
+            told.extend(problems(kind, kind.versions()[0], &spec).into_iter().filter_map(|p| {
+                let ours = ["not enforced yet", "cannot be enforced yet"];
+                ours.iter().any(|w| p.message.contains(w)).then(|| p.field.replace("[0]", "[]"))
+            }));
+        }
+        if effect(kind, "") == Effect::NotEnforced {
+            assert!(told.contains(""), "{kind}: {told:?}");
+            continue;
+        }
+        for schema::Field { path, leaf, .. } in schema::spec_fields(kind).unwrap() {
+            if leaf && effect(kind, &path) == Effect::NotEnforced {
+                let above = told.iter().any(|field| {
+                    path.strip_prefix(field.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
+                });
+                assert!(above, "{kind} {path} is not told: {told:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn new_kinds_are_stored_and_reported() {
+    for (text, count) in [
+        (
+            "apiVersion: networking.istio.io/v1alpha3\nkind: EnvoyFilter\nmetadata: {name: a}\nspec: {configPatches: [{applyTo: CLUSTER, patch: {operation: MERGE, value: {a: [1, {b: null}]}}}]}\n",
+            1,
+        ),
+        (
+            "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: a}\nspec: {accessLogging: [{disabled: true}]}\n",
+            1,
+        ),
+        (
+            "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: a}\nspec: {url: example.org/plugin, pluginConfig: {a: 1}}\n",
+            1,
+        ),
+    ] {
+        let parsed = yaml(text);
+        assert_eq!(parsed.objects.len(), count, "{text}: {:?}", parsed.problems);
+        assert_eq!(parsed.problems.len(), 1, "{text}: {:?}", parsed.problems);
+        assert!(parsed.problems[0].message.contains("not enforced yet"), "{text}");
+    }
+}

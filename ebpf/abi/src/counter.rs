@@ -35,6 +35,8 @@ counters! {
     PassedExcludedOutbound = "passed_excluded_outbound",
     /// An excluded port, inbound.
     PassedExcludedInbound = "passed_excluded_inbound",
+    /// The node itself, at a port that the pod declares for probes.
+    PassedProbe = "passed_probe",
     /// Refused: a namespace that nobody enrolled, and the setting says refuse.
     RefusedUnknownNetns = "refused_unknown_netns",
     /// Refused: enrolled, and no daemon listens for outbound connections.

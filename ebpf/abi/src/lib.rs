@@ -15,7 +15,7 @@ pub use counter::Counter;
 
 /// The version of everything in this crate. Userspace and programs with different numbers never
 /// share a map: bump it with every change of a layout, a map's type or the meaning of a field.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// What the object holds in place of the cookie of the pod that `steer` serves. Userspace replaces
 /// the bytes before it loads an instance; no namespace has this cookie.
@@ -39,6 +39,12 @@ pub mod pod_flags {
     pub const HAS_INBOUND_PORTS: u32 = 16;
     /// The pod's loopback has the IPv6 sources of captured connections.
     pub const V6_SOURCES: u32 = 32;
+    /// `EXCLUDED_PORTS` has ports of this pod that its node itself may reach.
+    pub const HAS_PROBE_PORTS: u32 = 64;
+    /// Outbound, only what `EXCLUDED_CIDRS` or `EXCLUDED_PORTS` include is captured.
+    pub const ONLY_OUTBOUND: u32 = 128;
+    /// Inbound, only the ports that `EXCLUDED_PORTS` includes are captured.
+    pub const ONLY_INBOUND: u32 = 256;
 }
 
 /// Value of `PODS`: one pod, by the cookie of its network namespace.
@@ -157,6 +163,9 @@ pub mod socket_kind {
     /// The daemon's end of a connection that leaves the pod; nothing else of the value counts.
     /// Userspace writes it.
     pub const CARRIED: u32 = 4;
+    /// A socket of the node itself: of a process in the host's network namespace and in no pod;
+    /// nothing else of the value counts.
+    pub const NODE: u32 = 5;
 }
 
 /// Value of `SOCKETS`, kept with a socket and gone with it: the peer that it stands for.
@@ -173,12 +182,43 @@ pub struct SocketState {
     pub pad: u16,
 }
 
-/// Directions of an excluded port.
+/// What an entry of `EXCLUDED_PORTS` says of a port.
 pub mod direction {
-    /// Connections that the pod opens.
+    /// Connections that the pod opens to it are not captured.
     pub const OUTBOUND: u16 = 0;
-    /// Connections that the pod accepts.
+    /// Connections that the pod accepts at it are not captured.
     pub const INBOUND: u16 = 1;
+    /// Connections that the node itself opens to it (kubelet's probes) are not captured.
+    pub const PROBE: u16 = 2;
+    /// With [`crate::pod_flags::ONLY_OUTBOUND`]: connections that the pod opens to it are.
+    pub const INCLUDED_OUTBOUND: u16 = 3;
+    /// With [`crate::pod_flags::ONLY_INBOUND`]: connections that the pod accepts at it are.
+    pub const INCLUDED_INBOUND: u16 = 4;
+}
+
+/// Values of `EXCLUDED_CIDRS`.
+pub mod range {
+    /// Connections to it are not captured.
+    pub const EXCLUDED: u8 = 1;
+    /// With [`crate::pod_flags::ONLY_OUTBOUND`]: connections to it are.
+    pub const INCLUDED: u8 = 2;
+}
+
+/// Key of `NODE_FLOWS`: a connection that the node itself has opened. Its value is the cookie of
+/// the socket, by which its end takes the entry away.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NodeFlowKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Key of `EXCLUDED_PORTS`.
@@ -228,6 +268,9 @@ pub const CIDR_ALL_BITS: u32 = CIDR_NETNS_BITS + 128;
 pub struct Settings {
     /// Cookie of the host's network namespace: always passes.
     pub host_netns: u64,
+    /// Number of the cgroup of all pods: processes below it are not the node itself. Zero: not
+    /// known, and no process is.
+    pub pods_cgroup: u64,
     /// Not zero: a namespace without an entry in `PODS` is refused.
     pub refuse_unknown: u32,
     /// No meaning.
@@ -260,5 +303,6 @@ layout! {
     PortKey = 16 / 8,
     CidrKey = 24 / 4,
     CidrPrefix = 28 / 4,
-    Settings = 16 / 8,
+    Settings = 24 / 8,
+    NodeFlowKey = 40 / 4,
 }

@@ -5,8 +5,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{SOL_SOCKET, bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::{
-    bpf_bind, bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns,
-    bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt, bpf_sk_release, bpf_sk_storage_get,
+    bpf_bind, bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_prandom_u32,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_set_retval, bpf_setsockopt,
+    bpf_sk_release, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::maps::lpm_trie::Key;
@@ -15,7 +16,7 @@ use aya_log_ebpf::debug;
 use fairlead_abi::{
     Addr, CAPTURE_FIRST_V4, CAPTURE_FIRST_V6, CAPTURE_SOURCES, CIDR_ALL_BITS, CidrKey, Client,
     Counter, Flow, ListenerKey, PortKey, SocketState, direction, is_delivery_source, is_loopback,
-    is_mapped, mapped, pod_flags, reservation, role, socket_kind,
+    is_mapped, mapped, pod_flags, range, reservation, role, socket_kind,
 };
 
 use crate::ctx::{read, read_addr};
@@ -30,6 +31,8 @@ const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 const SO_BINDTOIFINDEX: i32 = 62;
 const BPF_ANY: u64 = 0;
+/// Levels of cgroups that are looked at; a process that is deeper is not taken for the node itself.
+const MAX_CGROUP_DEPTH: i32 = 16;
 const BPF_SK_STORAGE_GET_F_CREATE: u64 = 1;
 /// `127.0.0.1` as it lies in memory.
 const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
@@ -113,7 +116,8 @@ fn decide(sa: *mut bpf_sock_addr, dst: &Addr, role: u32) -> Verdict {
         return verdict;
     }
     if netns == settings.host_netns {
-        return Verdict::Pass;
+        let node = !sk.is_null() && sock::is_tcp(protocol) && is_node(settings.pods_cgroup);
+        return if node && mark_as_node(sk) { Verdict::Own } else { Verdict::Pass };
     }
     // SAFETY: entries are written whole by userspace; a concurrent replacement can at worst show
     // the old or the new state of this pod.
@@ -192,20 +196,49 @@ fn from_daemon(sa: *mut bpf_sock_addr, sk: *mut bpf_sock) -> Option<Verdict> {
     Some(Verdict::Own)
 }
 
+/// Whether the process is the node's own: in the host's network namespace, but in no pod (those on
+/// the host's network are there too).
 #[inline(always)]
-fn excluded(netns: u64, flags: u32, dst: &Addr, port: u16) -> bool {
-    if flags & pod_flags::HAS_OUTBOUND_PORTS != 0 {
-        let key = PortKey { netns, port, direction: direction::OUTBOUND, pad: 0 };
-        if EXCLUDED_PORTS.get_ptr(key).is_some() {
+fn is_node(pods_cgroup: u64) -> bool {
+    if pods_cgroup == 0 {
+        return false;
+    }
+    let mut level = 1;
+    while level < MAX_CGROUP_DEPTH {
+        // SAFETY: no precondition.
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if id == 0 {
+            // Its own cgroup was the one before.
             return true;
         }
+        if id == pods_cgroup {
+            return false;
+        }
+        level += 1;
+    }
+    false
+}
+
+#[inline(always)]
+fn mark_as_node(sk: *mut bpf_sock) -> bool {
+    keep(sk, SocketState { addr: [0; 4], kind: socket_kind::NODE, port: 0, pad: 0 })
+}
+
+#[inline(always)]
+fn excluded(netns: u64, flags: u32, dst: &Addr, port: u16) -> bool {
+    let listed =
+        |direction| EXCLUDED_PORTS.get_ptr(PortKey { netns, port, direction, pad: 0 }).is_some();
+    if flags & pod_flags::HAS_OUTBOUND_PORTS != 0 && listed(direction::OUTBOUND) {
+        return true;
     }
     if flags & pod_flags::HAS_CIDRS != 0 {
         let netns = [netns as u32, (netns >> 32) as u32];
         let key = Key::new(CIDR_ALL_BITS, CidrKey { netns, addr: *dst });
-        return EXCLUDED_CIDRS.get(key).is_some();
+        if let Some(range) = EXCLUDED_CIDRS.get(key) {
+            return *range == range::EXCLUDED;
+        }
     }
-    false
+    flags & pod_flags::ONLY_OUTBOUND != 0 && !listed(direction::INCLUDED_OUTBOUND)
 }
 
 /// The port of the daemon's listener, from the listener itself: it is gone when the daemon is.
@@ -231,7 +264,12 @@ fn listener_port(netns: u64, role: u32) -> Option<u16> {
 
 #[inline(always)]
 fn remember(sk: *mut bpf_sock, dst: &Addr, port: u16) -> bool {
-    let mut state = SocketState { addr: *dst, kind: socket_kind::OUTBOUND, port, pad: 0 };
+    keep(sk, SocketState { addr: *dst, kind: socket_kind::OUTBOUND, port, pad: 0 })
+}
+
+/// Keeps something with a socket.
+#[inline(always)]
+fn keep(sk: *mut bpf_sock, mut state: SocketState) -> bool {
     // SAFETY: the socket of the context; the value has the map's size.
     let kept = unsafe {
         bpf_sk_storage_get(

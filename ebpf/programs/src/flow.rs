@@ -15,12 +15,12 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::debug;
 use fairlead_abi::{
-    Addr, Client, Counter, EndKey, Flow, SocketState, is_delivery_source, mapped, reservation,
-    socket_kind,
+    Addr, Client, Counter, EndKey, Flow, NodeFlowKey, SocketState, is_delivery_source, mapped,
+    reservation, socket_kind,
 };
 
 use crate::ctx::{read, read_addr};
-use crate::maps::{CLIENTS, FLOWS, SOCKETS, count, storage_delete, storage_get};
+use crate::maps::{CLIENTS, FLOWS, NODE_FLOWS, SOCKETS, count, storage_delete, storage_get};
 use crate::sock::AF_INET6;
 
 const BPF_ANY: u64 = 0;
@@ -81,6 +81,10 @@ fn publish(ctx: &SockOpsContext) {
             }
             count(Counter::ClientPublished);
         }
+        socket_kind::NODE => {
+            // One that cannot be kept is an ordinary connection to the pod.
+            let _: Result<(), i32> = NODE_FLOWS.insert(node_flow(ops), socket, BPF_ANY);
+        }
         _ => return,
     }
     // To hear of a handshake that fails; if it cannot be had, the sweep by age does it.
@@ -92,6 +96,24 @@ fn publish(ctx: &SockOpsContext) {
 #[inline(always)]
 fn withdraw(ctx: &SockOpsContext) {
     let (old, new) = (ctx.arg(0), ctx.arg(1));
+    let kept = socket(ctx.ops).and_then(storage_get);
+    // SAFETY: valid while the program runs.
+    if kept.is_some_and(|state| unsafe { (*state).kind } == socket_kind::NODE) {
+        // The entry lasts as long as the connection, and no longer: nobody else can have its ports
+        // before.
+        if new == BPF_TCP_CLOSE {
+            let key = node_flow(ctx.ops);
+            // SAFETY: `ops` is the program's context.
+            let own = unsafe { bpf_get_socket_cookie(ctx.ops.cast()) };
+            if let Some(socket) = NODE_FLOWS.get_ptr(key) {
+                // SAFETY: a live pointer into the map.
+                if unsafe { *socket } == own {
+                    let _: Result<(), i32> = NODE_FLOWS.remove(key);
+                }
+            }
+        }
+        return;
+    }
     if old != BPF_TCP_SYN_SENT {
         return;
     }
@@ -177,6 +199,19 @@ fn local_end(ops: *mut bpf_sock_ops) -> EndKey {
     let (netns, port) =
         unsafe { (bpf_get_netns_cookie(ops.cast()), read!(ops => bpf_sock_ops, local_port)) };
     EndKey { netns, addr: local_addr(ops), port: port as u16, pad: [0; 3] }
+}
+
+#[inline(always)]
+fn node_flow(ops: *mut bpf_sock_ops) -> NodeFlowKey {
+    // SAFETY: `ops` is the program's context.
+    let src_port = unsafe { read!(ops => bpf_sock_ops, local_port) } as u16;
+    NodeFlowKey {
+        src: local_addr(ops),
+        dst: remote_addr(ops),
+        src_port,
+        dst_port: remote_port(ops),
+        pad: 0,
+    }
 }
 
 #[inline(always)]

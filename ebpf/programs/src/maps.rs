@@ -6,10 +6,10 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::{bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SockHash};
 use fairlead_abi::{
-    CidrKey, Client, Counter, EndKey, Flow, ListenerKey, PodEntry, PodKey, PortKey, Settings,
-    SocketState,
+    CidrKey, Client, Counter, EndKey, Flow, ListenerKey, NodeFlowKey, PodEntry, PodKey, PortKey,
+    Settings, SocketState,
 };
 
 /// Pods that one node may hold, enrolled or not.
@@ -22,6 +22,9 @@ const MAX_EXCLUDED_CIDRS: u32 = 65_536;
 const MAX_FLOWS: u32 = 16_384;
 /// Deliveries between `connect()` and the handshake; userspace may set another bound.
 const MAX_CLIENTS: u32 = 16_384;
+/// Connections of the node's own processes that are remembered; beyond, the oldest is forgotten,
+/// and a probe on it is treated like any other connection.
+const MAX_NODE_FLOWS: u32 = 16_384;
 /// `BPF_F_NO_PREALLOC`: memory only for what is there.
 const ON_DEMAND: u32 = 1;
 
@@ -41,12 +44,17 @@ pub static FLOWS: HashMap<EndKey, Flow> = HashMap::with_max_entries(MAX_FLOWS, 0
 #[map]
 pub static CLIENTS: HashMap<EndKey, Client> = HashMap::with_max_entries(MAX_CLIENTS, 0);
 
-/// Ports that are not captured.
+/// Connections that the node itself has open → the cookie of their socket.
+#[map]
+pub static NODE_FLOWS: LruHashMap<NodeFlowKey, u64> =
+    LruHashMap::with_max_entries(MAX_NODE_FLOWS, 0);
+
+/// Ports that are not captured, or the only ones that are.
 #[map]
 pub static EXCLUDED_PORTS: HashMap<PortKey, u8> =
     HashMap::with_max_entries(MAX_EXCLUDED_PORTS, ON_DEMAND);
 
-/// Destination ranges that are not captured.
+/// Destination ranges that are not captured, or the only ones that are.
 #[map]
 pub static EXCLUDED_CIDRS: LpmTrie<CidrKey, u8> =
     LpmTrie::with_max_entries(MAX_EXCLUDED_CIDRS, ON_DEMAND);

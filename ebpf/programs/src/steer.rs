@@ -7,12 +7,12 @@ use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use fairlead_abi::{
-    Addr, Counter, ListenerKey, POD_PLACEHOLDER, PortKey, direction, is_delivery_source,
-    is_loopback, mapped, pod_flags, role,
+    Addr, Counter, ListenerKey, NodeFlowKey, POD_PLACEHOLDER, PortKey, direction,
+    is_delivery_source, is_loopback, mapped, pod_flags, role,
 };
 
 use crate::ctx::{read, read_addr};
-use crate::maps::{EXCLUDED_PORTS, LISTENERS, PODS, count};
+use crate::maps::{EXCLUDED_PORTS, LISTENERS, NODE_FLOWS, PODS, count};
 use crate::sock::AF_INET6;
 
 const IPPROTO_TCP: u32 = 6;
@@ -52,10 +52,24 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
         }
         return SK_PASS;
     }
-    if pod.flags & pod_flags::HAS_INBOUND_PORTS != 0 {
-        let key = PortKey { netns, port, direction: direction::INBOUND, pad: 0 };
-        if EXCLUDED_PORTS.get_ptr(key).is_some() {
-            count(Counter::PassedExcludedInbound);
+    let flags = pod.flags;
+    let listed =
+        |direction| EXCLUDED_PORTS.get_ptr(PortKey { netns, port, direction, pad: 0 }).is_some();
+    if (flags & pod_flags::HAS_INBOUND_PORTS != 0 && listed(direction::INBOUND))
+        || (flags & pod_flags::ONLY_INBOUND != 0 && !listed(direction::INCLUDED_INBOUND))
+    {
+        count(Counter::PassedExcludedInbound);
+        return SK_PASS;
+    }
+    // A probe of the kubelet goes to the application itself, so that it says of it what it would
+    // say without a mesh, also while no daemon runs. It is known by its socket, which the kernel saw
+    // the node's own process connect, and not by an address that others could take.
+    if flags & pod_flags::HAS_PROBE_PORTS != 0 && listed(direction::PROBE) {
+        // SAFETY: `lookup` is the program's context; the port lies in network order.
+        let src_port = u16::from_be(unsafe { read!(lookup => bpf_sk_lookup, remote_port) } as u16);
+        let key = NodeFlowKey { src: source, dst: target, src_port, dst_port: port, pad: 0 };
+        if NODE_FLOWS.get_ptr(key).is_some() {
+            count(Counter::PassedProbe);
             return SK_PASS;
         }
     }

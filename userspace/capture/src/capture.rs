@@ -85,16 +85,8 @@ impl Capture {
         let loading = Loading::new(pins.clone(), &settings)?;
         let mut hooks = loading.hooks()?;
         let maps = Arc::new(Maps::open(&pins.maps())?);
-        maps.settings
-            .insert(
-                &0,
-                &Settings {
-                    host_netns: host.0,
-                    refuse_unknown: u32::from(settings.unknown_netns == UnknownNetns::Refuse),
-                    pad: 0,
-                },
-            )
-            .step(|| "writing the settings".into())?;
+        let pods_cgroup = place::pods_cgroup(&settings);
+        write_settings(&maps, &settings, host, pods_cgroup)?;
         carry_over(&pins, &maps)?;
         // What is still there was meant for the listeners of a dead daemon.
         sweep::clear(&maps).step(|| "clearing old flows".into())?;
@@ -123,7 +115,12 @@ impl Capture {
             hooks,
             _lock: lock,
         });
-        let sweeper = start_sweeper(Arc::downgrade(&inner))?;
+        if pods_cgroup.is_none() {
+            tracing::info!(
+                "no cgroup of pods is known yet: until then no probe of the node passes"
+            );
+        }
+        let sweeper = start_sweeper(Arc::downgrade(&inner), pods_cgroup)?;
         Ok(Self { inner, _sweeper: sweeper, _diagnostics: diagnostics })
     }
 
@@ -208,7 +205,22 @@ fn make_dir(dir: &Path) -> Result<(), CaptureError> {
     fs::create_dir_all(dir).step(|| format!("making {}", dir.display()))
 }
 
-fn start_sweeper(inner: Weak<Inner>) -> Result<mpsc::Sender<()>, CaptureError> {
+fn write_settings(
+    maps: &Maps,
+    settings: &CaptureSettings,
+    host: NetnsCookie,
+    pods_cgroup: Option<u64>,
+) -> Result<(), CaptureError> {
+    let refuse_unknown = u32::from(settings.unknown_netns == UnknownNetns::Refuse);
+    let pods_cgroup = pods_cgroup.unwrap_or(0);
+    let settings = Settings { host_netns: host.0, pods_cgroup, refuse_unknown, pad: 0 };
+    maps.settings.insert(&0, &settings).step(|| "writing the settings".into())
+}
+
+fn start_sweeper(
+    inner: Weak<Inner>,
+    mut pods_cgroup: Option<u64>,
+) -> Result<mpsc::Sender<()>, CaptureError> {
     let (sender, receiver) = mpsc::channel::<()>();
     std::thread::Builder::new()
         .name("fairlead-sweep".into())
@@ -217,6 +229,14 @@ fn start_sweeper(inner: Weak<Inner>) -> Result<mpsc::Sender<()>, CaptureError> {
                 let Some(inner) = inner.upgrade() else { return };
                 if let Err(error) = sweep::sweep(&inner.maps) {
                     tracing::warn!(%error, "sweeping the flow tables");
+                }
+                // Kubelet makes it when it starts first, and anew if it was removed.
+                let now = place::pods_cgroup(&inner.settings);
+                if now != pods_cgroup {
+                    match write_settings(&inner.maps, &inner.settings, inner.host, now) {
+                        Ok(()) => pods_cgroup = now,
+                        Err(error) => tracing::warn!(%error, "following the cgroup of pods"),
+                    }
                 }
             }
         })

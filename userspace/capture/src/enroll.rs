@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use fairlead_abi::{
     Addr, CIDR_NETNS_BITS, CIDR_V4_BITS, CidrKey, CidrPrefix, ListenerKey, PodEntry, PortKey,
-    direction, pod_flags, role,
+    direction, pod_flags, range, role,
 };
 use fairlead_types::{NetnsCookie, PodSockets, WorkloadId};
 use ipnet::IpNet;
@@ -126,13 +126,17 @@ impl Capture {
     /// [`CaptureError::NotEnrolled`], or the kernel refused a step; calling again goes on.
     pub fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), CaptureError> {
         let mut pods = self.inner.pods();
-        let cookie = pods
-            .iter()
-            .find_map(|(cookie, pod)| (pod.id == *id).then_some(*cookie))
-            .ok_or_else(|| CaptureError::NotEnrolled(id.clone()))?;
-        part(&self.inner, cookie, entry_after(leaving))?;
-        pods.remove(&cookie);
-        tracing::info!(pod = %id, netns = %cookie, "pod is no longer captured");
+        // Several, when the pod was made anew before what it had been was let go.
+        let cookies: Vec<NetnsCookie> =
+            pods.iter().filter(|(_, pod)| pod.id == *id).map(|(cookie, _)| *cookie).collect();
+        if cookies.is_empty() {
+            return Err(CaptureError::NotEnrolled(id.clone()));
+        }
+        for cookie in cookies {
+            part(&self.inner, cookie, entry_after(leaving))?;
+            pods.remove(&cookie);
+            tracing::info!(pod = %id, netns = %cookie, "pod is no longer captured");
+        }
         Ok(())
     }
 
@@ -168,6 +172,16 @@ impl Capture {
         pods.remove(&cookie);
         Ok(())
     }
+}
+
+/// The addresses of interfaces other than loopback in the network namespace at `path`.
+///
+/// # Errors
+/// It cannot be opened, entered or read.
+pub fn netns_addresses(path: &Path) -> Result<Vec<IpAddr>, CaptureError> {
+    Netns::open(path)
+        .and_then(|netns| netns.within(ifaddrs::addresses)?)
+        .step(|| format!("reading the addresses of {}", path.display()))
 }
 
 /// The cookie of the network namespace at `path`.
@@ -277,21 +291,38 @@ fn part(inner: &Inner, cookie: NetnsCookie, after: Option<PodEntry>) -> Result<(
 fn exclude(inner: &Inner, cookie: NetnsCookie, spec: &PodSpec) -> Result<u32, CaptureError> {
     include_all(inner, cookie)?;
     let netns = cookie.0;
-    let ports = [
-        (&spec.excluded_outbound_ports, direction::OUTBOUND, pod_flags::HAS_OUTBOUND_PORTS),
-        (&spec.excluded_inbound_ports, direction::INBOUND, pod_flags::HAS_INBOUND_PORTS),
-    ];
+    let only_inbound = spec.only_inbound_ports.as_deref().unwrap_or_default();
+    let only_outbound =
+        if spec.only_outbound_ranges.is_some() { &*spec.only_outbound_ports } else { &[] };
     let mut flags = 0;
-    for (ports, direction, flag) in ports {
+    if spec.only_outbound_ranges.is_some() {
+        flags |= pod_flags::ONLY_OUTBOUND;
+    }
+    if spec.only_inbound_ports.is_some() {
+        flags |= pod_flags::ONLY_INBOUND;
+    }
+    for (ports, direction, flag) in [
+        (&*spec.excluded_outbound_ports, direction::OUTBOUND, pod_flags::HAS_OUTBOUND_PORTS),
+        (&spec.excluded_inbound_ports, direction::INBOUND, pod_flags::HAS_INBOUND_PORTS),
+        (&spec.probe_ports, direction::PROBE, pod_flags::HAS_PROBE_PORTS),
+        (only_outbound, direction::INCLUDED_OUTBOUND, pod_flags::ONLY_OUTBOUND),
+        (only_inbound, direction::INCLUDED_INBOUND, pod_flags::ONLY_INBOUND),
+    ] {
         for port in ports {
             let key = PortKey { netns, port: *port, direction, pad: 0 };
             inner.maps.excluded_ports.insert(&key, &1).step(|| format!("excluding port {port}"))?;
             flags |= flag;
         }
     }
-    for range in &spec.excluded_outbound_ranges {
-        let key = cidr(cookie, range);
-        inner.maps.excluded_cidrs.insert(&key, &1).step(|| format!("excluding {range}"))?;
+    let excluded = &spec.excluded_outbound_ranges;
+    // The longest match decides in the kernel; here, whatever is excluded is.
+    let included = spec.only_outbound_ranges.iter().flatten();
+    let included = included.filter(|range| !excluded.iter().any(|ex| ex.contains(*range)));
+    let ranges = included.map(|range| (range, range::INCLUDED));
+    for (cidr_range, value) in ranges.chain(excluded.iter().map(|r| (r, range::EXCLUDED))) {
+        let key = cidr(cookie, cidr_range);
+        let written = inner.maps.excluded_cidrs.insert(&key, &value);
+        written.step(|| format!("excluding {cidr_range}"))?;
         flags |= pod_flags::HAS_CIDRS;
     }
     Ok(flags)

@@ -28,7 +28,7 @@ mod sys;
 
 pub use capture::Capture;
 pub use clean::clean;
-pub use enroll::netns_cookie;
+pub use enroll::{netns_addresses, netns_cookie};
 pub use error::CaptureError;
 pub use fairlead_abi::Counter;
 pub use features::{Feature, drop_capabilities, features};

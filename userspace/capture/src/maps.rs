@@ -19,6 +19,7 @@ pub(crate) const PINNED_MAPS: &[&str] = &[
     "LISTENERS",
     "FLOWS",
     "CLIENTS",
+    "NODE_FLOWS",
     "EXCLUDED_PORTS",
     "EXCLUDED_CIDRS",
     "SETTINGS",

@@ -5,10 +5,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{CaptureError, Step};
+use crate::settings::CaptureSettings;
 use crate::sys::mount;
 
 /// Where a bpffs is mounted by custom, and by us if nothing is.
@@ -51,6 +53,21 @@ fn unescape(text: &str) -> PathBuf {
         rest = after;
     }
     OsString::from_vec(path).into()
+}
+
+/// What kubelet calls the cgroup of all pods, with systemd and without.
+const PODS_CGROUPS: &[&str] = &["kubepods.slice", "kubepods"];
+
+/// The number of the cgroup of all pods, which is the inode of its directory.
+pub(crate) fn pods_cgroup(settings: &CaptureSettings) -> Option<u64> {
+    let number = |dir: &Path| {
+        let is_cgroup = mount::is_cgroup2(dir).unwrap_or(false);
+        is_cgroup.then(|| fs::metadata(dir).map(|m| m.ino()).ok()).flatten()
+    };
+    match &settings.pods_cgroup {
+        Some(dir) => number(dir),
+        None => PODS_CGROUPS.iter().find_map(|name| number(&settings.cgroup_root.join(name))),
+    }
 }
 
 /// Checks that the calling thread, and so its sockets, live in `root` or below: the programs see

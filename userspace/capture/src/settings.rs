@@ -23,6 +23,10 @@ pub struct CaptureSettings {
     /// The cgroup v2 directory whose processes are captured: the root of the tree, or a subtree
     /// when several nodes share a kernel. The daemon itself must run below it.
     pub cgroup_root: PathBuf,
+    /// The cgroup of all pods, so that pods on the host's network are told from the node itself,
+    /// whose probes pass. `None`: where kubelet makes it below the root (`kubepods.slice` or
+    /// `kubepods`).
+    pub pods_cgroup: Option<PathBuf>,
     /// Where programs, maps and links are pinned; on a bpffs, made if it is missing. One daemon at
     /// a time owns it.
     pub pin_dir: PathBuf,
@@ -51,6 +55,7 @@ impl CaptureSettings {
     pub fn new(cgroup_root: PathBuf) -> Self {
         Self {
             cgroup_root,
+            pods_cgroup: None,
             pin_dir: DEFAULT_PIN_DIR.into(),
             unknown_netns: UnknownNetns::default(),
             max_flows: DEFAULT_MAX_FLOWS,
@@ -61,7 +66,7 @@ impl CaptureSettings {
 }
 
 /// A pod to enrol.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSpec {
     /// Its name.
     pub id: WorkloadId,
@@ -76,6 +81,17 @@ pub struct PodSpec {
     /// Ports on which it is reached past the mesh
     /// (`traffic.sidecar.istio.io/excludeInboundPorts`).
     pub excluded_inbound_ports: Vec<u16>,
+    /// If set, only connections to these ranges, or to the ports below, are captured
+    /// (`traffic.sidecar.istio.io/includeOutboundIPRanges`).
+    pub only_outbound_ranges: Option<Vec<IpNet>>,
+    /// Ports that are captured besides those ranges
+    /// (`traffic.sidecar.istio.io/includeOutboundPorts`).
+    pub only_outbound_ports: Vec<u16>,
+    /// If set, only these ports are captured inbound
+    /// (`traffic.sidecar.istio.io/includeInboundPorts`).
+    pub only_inbound_ports: Option<Vec<u16>>,
+    /// Ports at which the node itself reaches the application: those of kubelet's probes.
+    pub probe_ports: Vec<u16>,
 }
 
 impl PodSpec {
@@ -88,6 +104,10 @@ impl PodSpec {
             excluded_outbound_ports: Vec::new(),
             excluded_outbound_ranges: Vec::new(),
             excluded_inbound_ports: Vec::new(),
+            only_outbound_ranges: None,
+            only_outbound_ports: Vec::new(),
+            only_inbound_ports: None,
+            probe_ports: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -27,9 +28,21 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(ns: &Namespace) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &ns.name]);
+        Self::start(command)
+    }
+
+    /// An application in the namespace of this process, in a cgroup of its own.
+    pub(crate) fn in_cgroup(cgroup: &Path) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 0 > \"$0/cgroup.procs\" && exec \"$@\""]).arg(cgroup);
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> Self {
         bed::cgroup();
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &ns.name])
+        let mut child = command
             .arg(std::env::current_exe().expect("own path"))
             .args(["--exact", "app_process", "--nocapture", "--test-threads=1"])
             .env(VARIABLE, "1")
@@ -347,8 +360,10 @@ fn connect(to: SocketAddr, options: &[&str]) -> io::Result<TcpStream> {
         }
     }
     if let Some(source) = option("bind") {
-        let source: IpAddr = source.parse().expect("an address");
-        let sa = sockaddr(SocketAddr::new(source, 0), v6);
+        let port = |ip: IpAddr| SocketAddr::new(ip, 0);
+        let source: SocketAddr =
+            source.parse().or_else(|_| source.parse().map(port)).expect("an address");
+        let sa = sockaddr(source, v6);
         // SAFETY: a live address, large enough for either family.
         if unsafe { libc::bind(stream.as_raw_fd(), sa.as_ptr(), sa.len()) } < 0 {
             return Err(io::Error::last_os_error());

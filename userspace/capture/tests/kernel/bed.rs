@@ -159,11 +159,29 @@ fn within<T: Send + 'static>(
 
 /// Runs the test `name` once more in a process of its own, and says false; true in that process.
 pub(crate) fn isolated(name: &str) -> bool {
-    const VARIABLE: &str = "FAIRLEAD_CAPTURE_TEST_ISOLATED";
+    isolated_by(Command::new(std::env::current_exe().expect("own path")), name)
+}
+
+/// The same in a network namespace of its own, which is the host's for that process.
+pub(crate) fn isolated_host(name: &str) -> bool {
     if std::env::var_os(VARIABLE).is_some() {
         return true;
     }
-    let output = Command::new(std::env::current_exe().expect("own path"))
+    let host = Namespace::new("peer");
+    // Not `ip netns exec`: it hides the cgroups.
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", host.path().display()));
+    command.arg(std::env::current_exe().expect("own path"));
+    isolated_by(command, name)
+}
+
+const VARIABLE: &str = "FAIRLEAD_CAPTURE_TEST_ISOLATED";
+
+fn isolated_by(mut command: Command, name: &str) -> bool {
+    if std::env::var_os(VARIABLE).is_some() {
+        return true;
+    }
+    let output = command
         .args(["--exact", name, "--nocapture"])
         .env(VARIABLE, "1")
         .output()

@@ -71,6 +71,32 @@ fn excluded_port() {
     assert_eq!(node.counter(Counter::PassedExcludedInbound), 2);
 }
 
+/// Row 1.11: where a pod names the ports that are captured, others are reached directly.
+#[test]
+fn included_ports() {
+    let wire = Wire::new();
+    let node = Node::new();
+    let mut spec = spec(&wire.pod);
+    spec.only_inbound_ports = Some(vec![9001]);
+    let pod = node.capture().enroll(&spec).unwrap();
+    let mut client = App::new(&wire.peer);
+    let mut server = App::new(&wire.pod);
+    server.ask("listen l [::]:9000");
+    server.order("accept l s");
+    let connected = client.ask(&format!("connect c {}", addr(POD4, 9000)));
+    assert!(connected.ends_with(&format!("peer={POD4}:9000")), "{connected}");
+    server.answer();
+    client.order(&format!("connect c {}", addr(POD4, 9001)));
+    accept(listener(&pod.inbound, false));
+    client.answer();
+    drop(pod);
+    spec.only_inbound_ports = Some(vec![]);
+    let pod = node.capture().enroll(&spec).unwrap();
+    let refused = client.ask(&format!("connect c {}", addr(POD4, 9001)));
+    assert_eq!(refused, format!("errno {}", libc::ECONNREFUSED), "the application itself answers");
+    drop(pod);
+}
+
 /// Row 1.21 and the design's note: a pod that talks to its own address is captured on the way out,
 /// and the delivery is not captured again on the way in.
 #[test]

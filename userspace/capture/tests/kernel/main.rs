@@ -10,6 +10,7 @@ mod bypass;
 mod inbound;
 mod lifecycle;
 mod outbound;
+mod probe;
 mod upkeep;
 
 /// Not a test: what applications in pods run. See [`app`].

@@ -132,6 +132,10 @@ pub struct ServiceSpec {
     pub selector: BTreeMap<String, String>,
     /// Whether it has no cluster IP.
     pub headless: bool,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Further fields of its spec.
+    pub fields: BTreeMap<String, String>,
 }
 
 impl ServiceSpec {
@@ -144,6 +148,8 @@ impl ServiceSpec {
             ports: Vec::new(),
             selector: BTreeMap::from([("app".into(), name.into())]),
             headless: false,
+            annotations: BTreeMap::new(),
+            fields: BTreeMap::new(),
         }
     }
 
@@ -175,6 +181,20 @@ impl ServiceSpec {
         self
     }
 
+    /// With this annotation.
+    #[must_use]
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.insert(key.into(), value.into());
+        self
+    }
+
+    /// With this field of its spec.
+    #[must_use]
+    pub fn field(mut self, key: &str, value: &str) -> Self {
+        self.fields.insert(key.into(), value.into());
+        self
+    }
+
     /// Without a cluster IP.
     #[must_use]
     pub fn headless(mut self) -> Self {
@@ -186,9 +206,13 @@ impl ServiceSpec {
     #[must_use]
     pub fn yaml(&self, vips: &[IpAddr]) -> String {
         let mut out = format!(
-            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: {}\nspec:\n",
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n  namespace: {}\n",
             self.name, self.namespace
         );
+        if !self.annotations.is_empty() {
+            let _ = write!(out, "  annotations:\n{}", map(&self.annotations, 4));
+        }
+        let _ = write!(out, "spec:\n{}", map(&self.fields, 2));
         if self.headless {
             out.push_str("  clusterIP: None\n  clusterIPs:\n  - None\n");
         } else {
@@ -240,11 +264,12 @@ pub fn namespace(name: &str, labels: &BTreeMap<String, String>) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n{labels}")
 }
 
-/// A node with its addresses.
+/// A node with its addresses, and what labels it has besides its name.
 #[must_use]
-pub fn node(name: &str, ips: &[IpAddr]) -> String {
+pub fn node(name: &str, labels: &BTreeMap<String, String>, ips: &[IpAddr]) -> String {
     let mut out = format!(
-        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels:\n    kubernetes.io/hostname: {name}\nstatus:\n  addresses:\n"
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels:\n    kubernetes.io/hostname: {name}\n{}status:\n  addresses:\n",
+        map(labels, 4)
     );
     for ip in ips {
         let _ = writeln!(out, "  - type: InternalIP\n    address: \"{ip}\"");

@@ -52,6 +52,7 @@ struct State {
     services: Vec<(ServiceSpec, Vec<IpAddr>)>,
     mesh_config: String,
     hosts: BTreeMap<String, IpAddr>,
+    node_labels: BTreeMap<usize, BTreeMap<String, String>>,
     next_vip: u16,
 }
 
@@ -141,6 +142,13 @@ impl Mesh {
             Some(value) => labels.insert(key.to_owned(), value.to_owned()),
             None => labels.remove(key),
         };
+    }
+
+    /// Sets a label of a node.
+    pub fn label_node(&self, number: usize, key: &str, value: &str) {
+        let mut state = lock(&self.state);
+        let labels = state.node_labels.entry(number).or_default();
+        labels.insert(key.to_owned(), value.to_owned());
     }
 
     /// Enrols a namespace (made where needed), or takes it out of the mesh.
@@ -291,7 +299,8 @@ impl Mesh {
             objects.push(manifest::namespace(name, labels));
         }
         for node in &self.nodes {
-            objects.push(manifest::node(&node.name, &node_ips(node.number)));
+            let labels = state.node_labels.get(&node.number).cloned().unwrap_or_default();
+            objects.push(manifest::node(&node.name, &labels, &node_ips(node.number)));
         }
         let mut accounts = std::collections::BTreeSet::new();
         for pod in state.pods.iter().filter(|p| !state.gone.iter().any(|g| g == p.netns.name())) {
@@ -416,8 +425,22 @@ impl Mesh {
     /// # Errors
     /// The binary is missing.
     pub fn spawn_daemon_with(&self, node: usize, extra: &[&str]) -> Result<()> {
+        self.spawn(node, true, extra)
+    }
+
+    /// Starts the daemon of a node that gets configuration and certificates elsewhere than from
+    /// the directories of the mesh, without waiting.
+    ///
+    /// # Errors
+    /// The binary is missing.
+    pub fn spawn_daemon_elsewhere(&self, node: usize, extra: &[&str]) -> Result<()> {
+        self.spawn(node, false, extra)
+    }
+
+    fn spawn(&self, node: usize, directories: bool, extra: &[&str]) -> Result<()> {
         let node = &self.nodes[node];
         let mut settings = node.settings(&self.ca_dir());
+        settings.directories = directories;
         settings.extra = extra.iter().map(|s| (*s).to_owned()).collect();
         let daemon = Daemon::spawn(&settings, &node.netns, &node.cgroup.join("daemon"))?;
         lock(&self.daemons)[node.number] = Some(daemon);

@@ -132,18 +132,39 @@ fn hosts_scopes_and_subset_policies() -> Result<()> {
     Ok(())
 }
 
+/// The rest of row 6.1: `workloadSelector`.
 #[test]
-fn a_rule_for_some_workloads_only_is_told_and_never_applied_to_others() -> Result<()> {
+fn a_rule_for_some_workloads_is_used_by_them_alone() -> Result<()> {
     let v = versions(2)?;
-    let spec = "  host: server\n  workloadSelector: {matchLabels: {app: client}}\n  subsets:\n  - name: v1\n    labels: {version: v2}\n";
+    let chosen = v.mesh.pod(PodSpec::new("chosen").label("tier", "gold"))?;
+    v.mesh.enrol("elsewhere", true);
+    let far = v.mesh.pod(PodSpec::new("far").namespace("elsewhere").label("tier", "gold"))?;
+    v.mesh.sync()?;
+    let spec = "  host: server\n  workloadSelector: {matchLabels: {tier: gold}}\n  subsets:\n  - name: v1\n    labels: {version: v2}\n";
     v.mesh.apply("some", &rule("some", "default", spec))?;
-    let (_, problems) = daemon::get(&v.mesh.node(0).netns, "/problems")?;
-    ensure!(problems.contains("workloadSelector"), "{problems}");
     v.mesh.apply(
         "routes",
         &virtual_service("  http:\n  - route: [{destination: {host: server, subset: v1}}]\n"),
     )?;
-    let load = v.client.load("http://server/", &["-n", "40"])?;
-    ensure!(load.version("v1") == 40, "{}", load.0);
+    // What `v1` means to each of them: the rule for the chosen comes before the one for all.
+    let meaning = |pod: &Pod| -> Result<String> {
+        let load = pod.load("http://server/", &["-n", "40"])?;
+        let versions = ["v1", "v2"].map(|version| load.version(version));
+        match versions {
+            [40, 0] => Ok("v1".to_owned()),
+            [0, 40] => Ok("v2".to_owned()),
+            _ => anyhow::bail!("{}", load.0),
+        }
+    };
+    ensure!(meaning(&chosen)? == "v2", "the chosen do not use their rule");
+    ensure!(meaning(&v.client)? == "v1", "others of the namespace use it");
+    ensure!(meaning(&far)? == "v1", "other namespaces use it");
+    let told = daemon::json(&v.mesh.node(0).netns, "/problems")?;
+    ensure!(told["errors"] == 0, "{told}");
+    // Another label is another choice, at once; and without the rule all are alike.
+    v.mesh.apply("some", &rule("some", "default", &spec.replace("tier: gold", "app: client")))?;
+    ensure!(meaning(&chosen)? == "v1" && meaning(&v.client)? == "v2", "the choice has not changed");
+    v.mesh.delete("some")?;
+    ensure!(meaning(&chosen)? == "v1" && meaning(&v.client)? == "v1", "the rule is still in force");
     Ok(())
 }

@@ -16,6 +16,7 @@ mod http_routing;
 mod identity;
 mod interop;
 mod l4;
+mod locality;
 mod membership;
 mod peer_authentication;
 mod race;

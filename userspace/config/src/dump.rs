@@ -130,6 +130,7 @@ fn workload(workload: &Workload) -> Value {
         "enrolled": workload.enrolled,
         "wire": format!("{:?}", workload.wire),
         "excludeInboundPorts": workload.exclude_inbound_ports.to_vec(),
+        "includeInboundPorts": workload.include_inbound_ports.as_deref(),
     })
 }
 
@@ -140,6 +141,15 @@ fn local(pod: &LocalPod) -> Value {
         ("netns", pod.netns.as_ref().map(|path| path.display().to_string()).into()),
         ("excludeOutboundPorts", pod.exclude_outbound_ports.to_vec().into()),
         ("excludeOutboundIPRanges", cidrs.into()),
+        ("includeOutboundPorts", pod.include_outbound_ports.to_vec().into()),
+        (
+            "includeOutboundIPRanges",
+            pod.include_outbound_cidrs
+                .as_ref()
+                .map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .into(),
+        ),
+        ("probePorts", pod.probe_ports.to_vec().into()),
     ])
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::Protocol;
 use crate::ObjectMeta;
+use crate::value::IntOrString;
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -70,12 +71,77 @@ pub struct PodSpec {
 
 /// `Container`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Container {
     /// Name.
     pub name: String,
     /// Declared ports; a service's `targetPort` may name one.
     pub ports: Vec<ContainerPort>,
+    /// Asked until the container has started.
+    pub startup_probe: Option<Handler>,
+    /// Asked for whether it can serve.
+    pub readiness_probe: Option<Handler>,
+    /// Asked for whether it has to be restarted.
+    pub liveness_probe: Option<Handler>,
+    /// What is called when it has started and before it ends.
+    pub lifecycle: Option<Lifecycle>,
+}
+
+impl Container {
+    /// The TCP ports at which the kubelet itself asks something of the container. A name is that of
+    /// one of its ports.
+    pub fn kubelet_ports(&self) -> impl Iterator<Item = u16> + '_ {
+        let probes = [&self.startup_probe, &self.readiness_probe, &self.liveness_probe];
+        let hooks = self.lifecycle.iter().flat_map(|l| [&l.post_start, &l.pre_stop]);
+        let asked = probes.into_iter().chain(hooks).flatten().flat_map(Handler::ports);
+        asked.filter_map(|port| match port {
+            IntOrString::Int(number) => Some(*number).filter(|port| *port != 0),
+            IntOrString::String(name) => {
+                let named = self.ports.iter().find(|p| p.name == *name);
+                named.map(|p| p.container_port)
+            }
+        })
+    }
+}
+
+/// `Lifecycle`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lifecycle {
+    /// After the start.
+    pub post_start: Option<Handler>,
+    /// Before the end.
+    pub pre_stop: Option<Handler>,
+}
+
+/// `Probe` and `LifecycleHandler`, as far as they reach the pod over the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Handler {
+    /// A request.
+    pub http_get: Option<HandlerPort>,
+    /// A connection.
+    pub tcp_socket: Option<HandlerPort>,
+    /// A gRPC health check.
+    pub grpc: Option<HandlerPort>,
+}
+
+impl Handler {
+    fn ports(&self) -> impl Iterator<Item = &IntOrString> {
+        // One that names another host is not asked of the pod.
+        let all = [&self.http_get, &self.tcp_socket, &self.grpc].into_iter().flatten();
+        all.filter(|port| port.host.is_empty()).filter_map(|port| port.port.as_ref())
+    }
+}
+
+/// `HTTPGetAction`, `TCPSocketAction` and `GRPCAction`: where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HandlerPort {
+    /// Number or name.
+    pub port: Option<IntOrString>,
+    /// Another address than the pod's.
+    pub host: String,
 }
 
 /// `ContainerPort`.

@@ -1,5 +1,6 @@
 //! Pods to workloads: names as Istio's telemetry prints them, identity, addresses, enrolment.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,9 @@ use ipnet::IpNet;
 use super::problem::Report;
 use crate::enrolment::{Enrolment, NETNS_ANNOTATION, TRANSPORT_ANNOTATION};
 use crate::model::{LocalPod, MeshSettings, PeerWire, Workload};
+
+/// Annotation of Istio's ambient mode.
+const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 
 /// What a pod is compiled with.
 pub(super) struct PodContext<'a> {
@@ -76,6 +80,7 @@ pub(super) fn compile(
         enrolled: enrolment.is_enrolled(),
         wire: wire(pod, enrolment, context.node, report),
         exclude_inbound_ports: list(pod, "excludeInboundPorts", "port numbers", report),
+        include_inbound_ports: include_inbound(pod, report),
     })
 }
 
@@ -144,7 +149,32 @@ pub(super) fn local(pod: &Pod, workload: &Arc<Workload>, report: &mut Report<'_>
             .iter()
             .map(|range| range.0)
             .collect(),
+        include_outbound_cidrs: only::<Range>(pod, "includeOutboundIPRanges", "CIDRs", report)
+            .map(|ranges| ranges.iter().map(|range| range.0).collect()),
+        include_outbound_ports: list(pod, "includeOutboundPorts", "port numbers", report),
+        probe_ports: probe_ports(pod),
     }
+}
+
+/// The ports at which the kubelet reaches the pod, each once.
+fn probe_ports(pod: &Pod) -> Box<[u16]> {
+    let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    let ports: BTreeSet<u16> =
+        containers.flat_map(fairlead_api::core::Container::kubelet_ports).collect();
+    ports.into_iter().collect()
+}
+
+/// What of a pod's inbound traffic alone is captured.
+fn include_inbound(pod: &Pod, report: &mut Report<'_>) -> Option<Box<[u16]>> {
+    match pod.metadata.annotations.get(BYPASS_INBOUND).map(String::as_str) {
+        Some("true") => return Some(Box::default()),
+        None | Some("false" | "") => {}
+        Some(other) => report.error(
+            format!("metadata.annotations[{BYPASS_INBOUND}]"),
+            format!("{other:?} is not allowed: true or false; inbound traffic is captured"),
+        ),
+    }
+    only(pod, "includeInboundPorts", "port numbers, or *", report)
 }
 
 struct Range(IpNet);
@@ -188,6 +218,38 @@ fn list<T: std::str::FromStr>(
             parsed
         })
         .collect()
+}
+
+/// A comma-separated annotation of what alone is captured; `None`, for all, where it is not given or
+/// `*`, and also where an entry cannot be read: then nothing is left out for it.
+fn only<T: std::str::FromStr>(
+    pod: &Pod,
+    name: &str,
+    what: &str,
+    report: &mut Report<'_>,
+) -> Option<Box<[T]>> {
+    let key = format!("traffic.sidecar.istio.io/{name}");
+    let text = pod.metadata.annotations.get(&key).map(|text| text.trim())?;
+    if text == "*" {
+        return None;
+    }
+    let mut all = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        match entry.parse() {
+            Ok(parsed) => all.push(parsed),
+            Err(_) => {
+                report.error(
+                    format!("metadata.annotations[{key}]"),
+                    format!(
+                        "{entry:?} is not allowed: {what}, separated by commas; everything is \
+                         captured"
+                    ),
+                );
+                return None;
+            }
+        }
+    }
+    Some(all.into())
 }
 
 /// The key of a pod object.

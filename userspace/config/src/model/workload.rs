@@ -46,6 +46,10 @@ pub struct Workload {
     /// Ports at which its traffic is not captured
     /// (`traffic.sidecar.istio.io/excludeInboundPorts`).
     pub exclude_inbound_ports: Box<[u16]>,
+    /// The only ports at which its traffic is captured
+    /// (`traffic.sidecar.istio.io/includeInboundPorts`; none with
+    /// `ambient.istio.io/bypass-inbound-capture`). `None`: all.
+    pub include_inbound_ports: Option<Box<[u16]>>,
 }
 
 impl Workload {
@@ -53,7 +57,10 @@ impl Workload {
     /// reaches the application itself. HBONE comes to a port of its own, which nobody excludes.
     #[must_use]
     pub fn excludes(&self, port: u16) -> bool {
-        self.wire != PeerWire::Hbone && self.exclude_inbound_ports.contains(&port)
+        let included = self.include_inbound_ports.as_ref();
+        self.wire != PeerWire::Hbone
+            && (self.exclude_inbound_ports.contains(&port)
+                || included.is_some_and(|included| !included.contains(&port)))
     }
 }
 
@@ -93,4 +100,13 @@ pub struct LocalPod {
     pub exclude_outbound_ports: Box<[u16]>,
     /// `traffic.sidecar.istio.io/excludeOutboundIPRanges`.
     pub exclude_outbound_cidrs: Box<[IpNet]>,
+    /// The only ranges to which its connections are captured
+    /// (`traffic.sidecar.istio.io/includeOutboundIPRanges`). `None`: all.
+    pub include_outbound_cidrs: Option<Box<[IpNet]>>,
+    /// Ports that are captured besides those ranges
+    /// (`traffic.sidecar.istio.io/includeOutboundPorts`).
+    pub include_outbound_ports: Box<[u16]>,
+    /// Ports at which the kubelet of its node reaches the application: those of probes and
+    /// lifecycle hooks.
+    pub probe_ports: Box<[u16]>,
 }

@@ -150,6 +150,13 @@ fn containers(all: Value) -> Value {
         for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
             put(&mut kept, name, container.remove(name).and_then(probe));
         }
+        if let Some(Value::Object(mut hooks)) = container.remove("lifecycle") {
+            let mut lifecycle = Map::new();
+            for name in ["postStart", "preStop"] {
+                put(&mut lifecycle, name, hooks.remove(name).and_then(probe));
+            }
+            put(&mut kept, "lifecycle", Some(Value::Object(lifecycle)));
+        }
         let means = kept.len() > 1 || kept.get("name").is_some_and(|name| name == "istio-proxy");
         if means { Value::Object(kept) } else { Value::Null }
     });
@@ -165,7 +172,7 @@ fn probe(probe: Value) -> Option<Value> {
     let mut kept = Map::new();
     for kind in ["httpGet", "tcpSocket", "grpc"] {
         if let Some(action) = probe.remove(kind) {
-            kept.insert(kind.to_owned(), action.map(&["port"]));
+            kept.insert(kind.to_owned(), action.map(&["port", "host"]));
         }
     }
     (!kept.is_empty()).then_some(Value::Object(kept))

@@ -122,12 +122,16 @@ fn pod(name: &str, netns: Option<&str>, enrolled: bool) -> LocalPod {
         enrolled,
         wire: PeerWire::Native,
         exclude_inbound_ports: Box::default(),
+        include_inbound_ports: None,
     };
     LocalPod {
         workload: Arc::new(workload),
         netns: netns.map(PathBuf::from),
         exclude_outbound_ports: Box::default(),
         exclude_outbound_cidrs: Box::default(),
+        include_outbound_cidrs: None,
+        include_outbound_ports: Box::default(),
+        probe_ports: Box::default(),
     }
 }
 

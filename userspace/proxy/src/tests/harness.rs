@@ -277,6 +277,7 @@ impl World {
             enrolled,
             wire,
             exclude_inbound_ports: exclude_inbound.into(),
+            include_inbound_ports: None,
         });
         let port = Arc::new(FakePort {
             ip,
@@ -289,6 +290,9 @@ impl World {
             netns: None,
             exclude_outbound_ports: Box::default(),
             exclude_outbound_cidrs: Box::default(),
+            include_outbound_cidrs: None,
+            include_outbound_ports: Box::default(),
+            probe_ports: Box::default(),
         });
         let mut capture = None;
         if enrolled {

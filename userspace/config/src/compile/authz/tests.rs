@@ -29,6 +29,7 @@ pub(in super::super) fn workload(namespace: &str, app: &str) -> Workload {
         enrolled: true,
         wire: PeerWire::Native,
         exclude_inbound_ports: Box::default(),
+        include_inbound_ports: None,
     }
 }
 

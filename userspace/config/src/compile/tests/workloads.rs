@@ -110,6 +110,58 @@ fn local_pods_and_their_inbound_side() {
 }
 
 #[test]
+fn what_alone_is_captured_and_what_the_kubelet_asks() {
+    let annotated = |annotations: &str| {
+        pod("ratings-v9", "10.0.0.9", "node-a", &[("app", "ratings")])
+            .replace("  labels:\n", &format!("  annotations: {{{annotations}}}\n  labels:\n"))
+    };
+    let local = |annotations: &str| {
+        let fixture = Fixture::new(&(bookinfo() + &annotated(annotations)));
+        let local = fixture.snapshot().local[&WorkloadId::new("default", "ratings-v9")].clone();
+        (local, fixture.messages())
+    };
+    let (all, _) = local("");
+    assert!(all.include_outbound_cidrs.is_none() && all.workload.include_inbound_ports.is_none());
+    assert!(!all.workload.excludes(80));
+    let (some, messages) = local(
+        "traffic.sidecar.istio.io/includeOutboundIPRanges: '10.0.0.0/8,fd00::/8', \
+         traffic.sidecar.istio.io/includeOutboundPorts: '443', \
+         traffic.sidecar.istio.io/includeInboundPorts: '9080'",
+    );
+    assert!(messages.is_empty(), "{messages:?}");
+    assert_eq!(some.include_outbound_cidrs.as_ref().map(|all| all.len()), Some(2));
+    assert_eq!(*some.include_outbound_ports, [443]);
+    assert!(some.workload.excludes(80) && !some.workload.excludes(9080));
+    let (none, _) = local("traffic.sidecar.istio.io/includeInboundPorts: ''");
+    assert!(none.workload.excludes(9080));
+    let (star, _) = local("traffic.sidecar.istio.io/includeInboundPorts: '*'");
+    assert!(!star.workload.excludes(9080));
+    let (bypass, _) = local("ambient.istio.io/bypass-inbound-capture: 'true'");
+    assert!(bypass.workload.excludes(9080));
+    // What cannot be read leaves nothing out.
+    let (wrong, messages) = local(
+        "traffic.sidecar.istio.io/includeOutboundIPRanges: '10.0.0.0/8,x', \
+         traffic.sidecar.istio.io/includeInboundPorts: '9080,70000', \
+         ambient.istio.io/bypass-inbound-capture: 'yes'",
+    );
+    assert!(wrong.include_outbound_cidrs.is_none() && !wrong.workload.excludes(80));
+    assert_eq!(messages.len(), 3, "{messages:?}");
+
+    let probes = "  initContainers:\n  - name: s\n    startupProbe: {grpc: {port: 7000}}\n  \
+                  containers:\n  - name: c\n    ports: [{name: web, containerPort: 8080}]\n    \
+                  livenessProbe: {httpGet: {path: /, port: web}}\n    \
+                  readinessProbe: {tcpSocket: {port: 9090}}\n    \
+                  lifecycle: {preStop: {httpGet: {port: 8081}}, postStart: {exec: {command: [a]}}}\n  \
+                  - name: d\n    livenessProbe: {httpGet: {port: 1, host: elsewhere}}\n";
+    let plain =
+        "  containers:\n  - name: main\n    ports:\n    - name: web\n      containerPort: 9080\n";
+    let probed = annotated("").replace(plain, probes);
+    let fixture = Fixture::new(&(bookinfo() + &probed));
+    let local = &fixture.snapshot().local[&WorkloadId::new("default", "ratings-v9")];
+    assert_eq!(*local.probe_ports, [7000, 8080, 8081, 9090]);
+}
+
+#[test]
 fn excluded_inbound_ports_are_known_of_pods_elsewhere() {
     let labels = [("app", "reviews"), ("version", "v2")];
     let excluding = |ports: &str, more: &str| {

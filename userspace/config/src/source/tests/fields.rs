@@ -13,9 +13,9 @@ use fairlead_api::telemetry::Telemetry;
 use fairlead_api::{Kind, schema};
 use serde_json::{Map, Value, json};
 
-use super::{Format, PathBuf, yaml};
+use super::{Format, PathBuf};
 use crate::source::path::Path;
-use crate::source::{Effect, Problem, de, effect, json, parse};
+use crate::source::{Effect, Problem, de, effect, json, parse, yaml};
 
 fn istio() -> impl Iterator<Item = Kind> {
     Kind::ALL.iter().copied().filter(|kind| kind.is_istio())
@@ -331,9 +331,64 @@ fn new_kinds_are_stored_and_reported() {
             1,
         ),
     ] {
-        let parsed = yaml(text);
+        let parsed = super::yaml(text);
         assert_eq!(parsed.objects.len(), count, "{text}: {:?}", parsed.problems);
         assert_eq!(parsed.problems.len(), 1, "{text}: {:?}", parsed.problems);
         assert!(parsed.problems[0].message.contains("not enforced yet"), "{text}");
+    }
+}
+
+/// The paths that an object writes, in the notation of [`schema::Field`].
+fn written(schema: &Value, value: &Value, path: &str, into: &mut BTreeSet<String>) {
+    into.insert(path.to_owned());
+    match value {
+        Value::Array(items) => {
+            let path = format!("{path}[]");
+            items.iter().for_each(|item| written(&schema["items"], item, &path, into));
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match schema.get("additionalProperties") {
+                    Some(values) => written(values, field, &format!("{path}{{}}"), into),
+                    None => {
+                        let path = format!("{path}.{name}");
+                        written(&schema["properties"][name], field, &path, into);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The examples of tests/resources, which a scenario shows to an API server: each is good, and
+/// together they write every field.
+#[test]
+fn examples_are_good_and_write_every_field() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/resources");
+    let mut wrote: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let parsed = parse(&path.clone().into(), &text, Format::Yaml);
+        let wrong = parsed
+            .problems
+            .iter()
+            .filter(|p| p.is_error() && !p.message.contains("cannot be enforced yet"));
+        assert_eq!(wrong.map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
+        for node in yaml::Documents::new(&text) {
+            let object: Value =
+                de::from_node(&node.unwrap(), &Path::Root, false, &RefCell::default()).unwrap();
+            let kind = Kind::from_name(object["kind"].as_str().unwrap()).unwrap();
+            let schema = schema::spec_schema(kind).unwrap().unwrap();
+            written(&schema, &object["spec"], "spec", wrote.entry(kind).or_default());
+        }
+    }
+    for kind in istio() {
+        let fields = schema::spec_fields(kind).unwrap();
+        let wrote = wrote.get(&kind).unwrap_or_else(|| panic!("no example of {kind}"));
+        let missing: Vec<_> =
+            fields.iter().filter(|f| f.leaf && !wrote.contains(&f.path)).map(|f| &f.path).collect();
+        assert!(missing.is_empty(), "{kind}: no example writes {missing:#?}");
     }
 }

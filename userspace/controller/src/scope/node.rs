@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use fairlead_api::{Kind, ObjectKey};
 use fairlead_wire::config::{Ack, Held, Key};
-use prost::Message;
 use tokio::sync::Notify;
 
 use super::facts::Facts;

@@ -1,1 +1,148 @@
-//! Streams to node daemons.
+//! Streams to node daemons: `fairlead.config.v1.Configuration`, as its proto file documents it.
+//!
+//! Each stream is a small task. It wakes when something that its node needs has changed, takes the
+//! latest state of that from [`crate::scope`] and waits for the node's word; what changes meanwhile
+//! is taken the next time.
+
+mod frame;
+mod session;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fairlead_wire::config::{MAX_MESSAGE_BYTES, NodeMessage};
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use http_body::Body as HttpBody;
+use tokio::sync::{mpsc, watch};
+use tonic::server::{Grpc, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::auth::{Authenticator, Denied, NodeIdentity, bearer};
+use crate::metrics::Metrics;
+use crate::scope::World;
+use frame::{Frame, FrameCodec};
+
+pub use crate::scope::verdicts;
+
+/// The path of the one method.
+pub const PATH: &str = "/fairlead.config.v1.Configuration/Stream";
+
+/// Who a node is. [`Authenticator`] is the one that counts; benchmarks bring their own.
+pub trait Identify: Send + Sync + 'static {
+    /// The node that a token speaks for.
+    fn node<'a>(
+        &'a self,
+        bearer: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<NodeIdentity, Denied>> + Send + 'a>>;
+
+    /// Returns when the token of an open stream counts no longer.
+    fn revoked<'a>(
+        &'a self,
+        bearer: &'a str,
+        node: &'a NodeIdentity,
+    ) -> Pin<Box<dyn Future<Output = Denied> + Send + 'a>>;
+}
+
+impl Identify for Authenticator {
+    fn node<'a>(
+        &'a self,
+        bearer: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<NodeIdentity, Denied>> + Send + 'a>> {
+        Box::pin(Authenticator::node(self, bearer))
+    }
+
+    fn revoked<'a>(
+        &'a self,
+        bearer: &'a str,
+        node: &'a NodeIdentity,
+    ) -> Pin<Box<dyn Future<Output = Denied> + Send + 'a>> {
+        Box::pin(Authenticator::revoked(self, bearer, node))
+    }
+}
+
+/// How streams behave.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamSettings {
+    /// Least time between two Updates to one node; what changes meanwhile goes together. The
+    /// first change after a quiet time goes at once.
+    pub gap: Duration,
+    /// How long a node may take to answer an Update.
+    pub ack_timeout: Duration,
+}
+
+impl Default for StreamSettings {
+    fn default() -> Self {
+        Self { gap: Duration::from_millis(20), ack_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// The gRPC service.
+#[derive(Clone)]
+pub struct ConfigurationService {
+    shared: Arc<Shared>,
+}
+
+/// What all streams share.
+pub(crate) struct Shared {
+    pub(crate) world: Arc<World>,
+    pub(crate) identify: Arc<dyn Identify>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The certificates that the mesh trusts, PEM.
+    pub(crate) trust: watch::Receiver<Bytes>,
+    pub(crate) settings: StreamSettings,
+}
+
+impl ConfigurationService {
+    /// Serves what is in `world` to the nodes that `identify` knows.
+    #[must_use]
+    pub fn new(
+        world: Arc<World>,
+        identify: Arc<dyn Identify>,
+        metrics: Arc<Metrics>,
+        trust: watch::Receiver<Bytes>,
+        settings: StreamSettings,
+    ) -> Self {
+        Self { shared: Arc::new(Shared { world, identify, metrics, trust, settings }) }
+    }
+
+    /// Answers a request for [`PATH`].
+    pub async fn serve<B>(&self, request: http::Request<B>) -> http::Response<tonic::body::Body>
+    where
+        B: HttpBody + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        Grpc::new(FrameCodec)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .streaming(Method(Arc::clone(&self.shared)), request)
+            .await
+    }
+}
+
+struct Method(Arc<Shared>);
+
+type Frames = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+
+impl StreamingService<NodeMessage> for Method {
+    type Response = Frame;
+    type ResponseStream = Frames;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Frames>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<NodeMessage>>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            let token = bearer(request.metadata())?.to_owned();
+            let identity = shared.identify.node(&token).await?;
+            // One frame may wait: the rest stays where it can be merged.
+            let (out, frames) = mpsc::channel(1);
+            tokio::spawn(session::run(shared, identity, token, request.into_inner(), out));
+            let frames = unfold(frames, |mut frames| async move {
+                frames.recv().await.map(|frame| (frame, frames))
+            });
+            Ok(Response::new(Box::pin(frames) as Frames))
+        })
+    }
+}

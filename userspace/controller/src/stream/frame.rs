@@ -1,0 +1,199 @@
+//! Messages to nodes, written from bytes that all streams share: a resource is encoded once, when
+//! it changes, and copied into each connection's buffer.
+
+use bytes::{Buf, BufMut, Bytes};
+use fairlead_wire::config::{Found, NodeMessage};
+use prost::Message;
+use prost::encoding::{
+    WireType, encode_key, encode_varint, encoded_len_varint, key_len, message as field,
+};
+use tonic::Status;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use crate::scope::Batch;
+
+/// Bytes by which a connection's buffer grows: most messages are small, and streams are many.
+const BUFFER: usize = 1 << 10;
+/// Bytes that are gathered before they are handed on.
+const YIELD: usize = 16 << 10;
+
+/// A `ControllerMessage`.
+#[derive(Debug)]
+pub(crate) enum Frame {
+    Update {
+        nonce: u64,
+        batch: Batch,
+        /// The trust bundle, when it is news.
+        trust: Option<Bytes>,
+    },
+    Found(Found),
+}
+
+impl Frame {
+    fn write(&self, out: &mut impl BufMut) {
+        match self {
+            Self::Found(found) => field::encode(2, found, out),
+            Self::Update { nonce, batch, trust } => {
+                encode_key(1, WireType::LengthDelimited, out);
+                encode_varint(self.update_len(*nonce, batch, trust.as_ref()) as u64, out);
+                put_varint(1, *nonce, out);
+                for resource in &batch.upserts {
+                    put_bytes(2, resource, out);
+                }
+                for key in &batch.removed {
+                    field::encode(3, key, out);
+                }
+                put_varint(4, batch.complete.into(), out);
+                put_varint(5, oldest(batch), out);
+                if let Some(trust) = trust {
+                    put_bytes(6, trust, out);
+                }
+            }
+        }
+    }
+
+    fn update_len(&self, nonce: u64, batch: &Batch, trust: Option<&Bytes>) -> usize {
+        let resources = batch.upserts.iter().map(|resource| bytes_len(2, resource));
+        let removed = batch.removed.iter().map(|key| field::encoded_len(3, key));
+        varint_len(1, nonce)
+            + resources.sum::<usize>()
+            + removed.sum::<usize>()
+            + varint_len(4, batch.complete.into())
+            + varint_len(5, oldest(batch))
+            + trust.map_or(0, |trust| bytes_len(6, trust))
+    }
+
+    /// Bytes of the message.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Found(found) => found.encoded_len(),
+            Self::Update { nonce, batch, trust } => self.update_len(*nonce, batch, trust.as_ref()),
+        }
+    }
+}
+
+fn oldest(batch: &Batch) -> u64 {
+    batch.oldest.map_or(0, |(_, micros)| micros)
+}
+
+// As prost does: what is zero is not written.
+
+fn put_varint(tag: u32, value: u64, out: &mut impl BufMut) {
+    if value != 0 {
+        encode_key(tag, WireType::Varint, out);
+        encode_varint(value, out);
+    }
+}
+
+fn varint_len(tag: u32, value: u64) -> usize {
+    if value == 0 { 0 } else { key_len(tag) + encoded_len_varint(value) }
+}
+
+fn put_bytes(tag: u32, bytes: &[u8], out: &mut impl BufMut) {
+    encode_key(tag, WireType::LengthDelimited, out);
+    encode_varint(bytes.len() as u64, out);
+    out.put_slice(bytes);
+}
+
+fn bytes_len(tag: u32, bytes: &[u8]) -> usize {
+    key_len(tag) + encoded_len_varint(bytes.len() as u64) + bytes.len()
+}
+
+/// Frames out, `NodeMessage`s in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FrameCodec;
+
+impl Codec for FrameCodec {
+    type Encode = Frame;
+    type Decode = NodeMessage;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for FrameCodec {
+    type Item = Frame;
+    type Error = Status;
+
+    fn encode(&mut self, frame: Frame, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.reserve(frame.size() + 16);
+        frame.write(out);
+        Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, YIELD)
+    }
+}
+
+impl Decoder for FrameCodec {
+    type Item = NodeMessage;
+    type Error = Status;
+
+    fn decode(&mut self, input: &mut DecodeBuf<'_>) -> Result<Option<NodeMessage>, Status> {
+        let message = NodeMessage::decode(input.copy_to_bytes(input.remaining()))
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Some(message))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(BUFFER, YIELD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use fairlead_wire::config::{ControllerMessage, Key, Resource, Update, controller_message};
+
+    use super::*;
+
+    #[test]
+    fn frames_are_controller_messages() {
+        let key = Key { kind: "Pod".into(), name: "p".into(), ..Key::default() };
+        let resource = Resource {
+            key: Some(key.clone()),
+            version: "v".into(),
+            json: b"{}".to_vec(),
+            generation: 0,
+        };
+        for (complete, trust, oldest) in
+            [(true, Some(Bytes::from_static(b"pem")), 1_700_000_000_000_000), (false, None, 0)]
+        {
+            let batch = Batch {
+                upserts: vec![resource.encode_to_vec().into(); 2],
+                removed: vec![key.clone()],
+                complete,
+                oldest: (oldest != 0).then(|| (Instant::now(), oldest)),
+                ..Batch::default()
+            };
+            let frame = Frame::Update { nonce: 7, batch, trust: trust.clone() };
+            let mut bytes = Vec::new();
+            frame.write(&mut bytes);
+            let read = ControllerMessage::decode(bytes.as_slice()).expect("a message");
+            let update = Update {
+                nonce: 7,
+                upserts: vec![resource.clone(); 2],
+                removed: vec![key.clone()],
+                complete,
+                oldest_change_micros: i64::try_from(oldest).expect("small"),
+                trust_bundle_pem: trust.map(|t| t.to_vec()).unwrap_or_default(),
+            };
+            assert_eq!(frame.size(), update.encoded_len());
+            assert_eq!(read.message, Some(controller_message::Message::Update(update)));
+        }
+        let found = Found { id: 3, known: true };
+        let mut bytes = Vec::new();
+        Frame::Found(found).write(&mut bytes);
+        let read = ControllerMessage::decode(bytes.as_slice()).expect("a message");
+        assert_eq!(read.message, Some(controller_message::Message::Found(found)));
+    }
+}

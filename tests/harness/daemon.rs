@@ -35,6 +35,8 @@ pub struct Settings {
     pub pins: PathBuf,
     /// Standard output and error.
     pub log: PathBuf,
+    /// Whether `config` and `ca` are what it goes by; otherwise `extra` says.
+    pub directories: bool,
     /// More arguments.
     pub extra: Vec<String>,
 }
@@ -55,17 +57,17 @@ impl Daemon {
         let mut args = vec![
             "--node".to_owned(),
             settings.node.clone(),
-            "--config-dir".to_owned(),
-            path(&settings.config),
-            "--ca-dir".to_owned(),
-            path(&settings.ca),
             "--cgroup-root".to_owned(),
             path(&settings.cgroup),
-            "--state-dir".to_owned(),
+            "--pin-dir".to_owned(),
             path(&settings.pins),
             "--admin".to_owned(),
             SocketAddr::from((Ipv4Addr::LOCALHOST, ADMIN_PORT)).to_string(),
         ];
+        if settings.directories {
+            let (config, ca) = (path(&settings.config), path(&settings.ca));
+            args.extend(["--config-dir".to_owned(), config, "--ca-dir".to_owned(), ca]);
+        }
         args.extend(settings.extra.iter().cloned());
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let program = crate::process::binary("fairlead-node", "FAIRLEAD_TEST_NODE")?;

@@ -126,6 +126,7 @@ impl Node {
             cgroup: self.cgroup.clone(),
             pins: self.pins.clone(),
             log: self.daemon_log(),
+            directories: true,
             extra: Vec::new(),
         }
     }

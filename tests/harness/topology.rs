@@ -425,8 +425,22 @@ impl Mesh {
     /// # Errors
     /// The binary is missing.
     pub fn spawn_daemon_with(&self, node: usize, extra: &[&str]) -> Result<()> {
+        self.spawn(node, true, extra)
+    }
+
+    /// Starts the daemon of a node that gets configuration and certificates elsewhere than from
+    /// the directories of the mesh, without waiting.
+    ///
+    /// # Errors
+    /// The binary is missing.
+    pub fn spawn_daemon_elsewhere(&self, node: usize, extra: &[&str]) -> Result<()> {
+        self.spawn(node, false, extra)
+    }
+
+    fn spawn(&self, node: usize, directories: bool, extra: &[&str]) -> Result<()> {
         let node = &self.nodes[node];
         let mut settings = node.settings(&self.ca_dir());
+        settings.directories = directories;
         settings.extra = extra.iter().map(|s| (*s).to_owned()).collect();
         let daemon = Daemon::spawn(&settings, &node.netns, &node.cgroup.join("daemon"))?;
         lock(&self.daemons)[node.number] = Some(daemon);

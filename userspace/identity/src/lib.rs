@@ -26,4 +26,4 @@ pub use kept::KeptCertificates;
 pub use store::{CertificateError, IdentityStore, StoreSettings};
 pub use svid::{PeerSvid, SvidError, fingerprint};
 pub use tls::{ALPN_HBONE, ALPN_NATIVE, PeerRefusal, Wire, explain, negotiated_wire};
-pub use trust::{TrustBundle, TrustError};
+pub use trust::{TrustBundle, TrustError, split_root};

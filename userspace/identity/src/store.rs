@@ -227,6 +227,21 @@ impl IdentityStore {
         Ok(())
     }
 
+    /// Has the certificates that are held now go by these roots; those that come later bring
+    /// their own. Sessions that are open go on.
+    ///
+    /// # Errors
+    /// As [`IdentityStore::trust_roots`].
+    pub fn trust_roots_now(&self, roots: &[CertificateDer<'static>]) -> Result<(), IssueError> {
+        crate::TrustBundle::check(roots)?;
+        let _changing = self.changing.lock();
+        let trust = Trust { roots: Some(roots.into()), ..Trust::clone(&self.source.trust.load()) };
+        for slot in self.slots.load().values() {
+            slot.follow(&trust);
+        }
+        Ok(())
+    }
+
     /// Accepts these trust domains beside the mesh's own from now on (MeshConfig
     /// `trustDomainAliases`). Sessions that are open go on.
     pub fn trust_aliases(&self, aliases: &[TrustDomain]) {
@@ -316,6 +331,10 @@ impl Source {
         let kept = self.kept.is_some().then(|| kept::text(&material));
         let certificate = WorkloadCertificate::assemble(material, id, &trust.aliases)
             .map_err(|e| e.to_string())?;
+        if trust.roots.is_some() {
+            // Peers would refuse what the mesh's roots do not vouch for.
+            certificate.verify().map_err(|e| e.to_string())?;
+        }
         if let (Some(kept), Some(text)) = (&self.kept, kept)
             && let Err(error) = kept.keep(id, &text)
         {

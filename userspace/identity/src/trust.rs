@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fairlead_types::TrustDomain;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Root certificates together with the trust domains that are accepted under them
 /// (MeshConfig `trustDomain` and `trustDomainAliases`). Never without a root or a domain.
@@ -76,4 +77,21 @@ impl TrustBundle {
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
         &self.roots
     }
+}
+
+/// Takes the root off the end of a chain as CAs deliver it (Istio's `IstioCertificateResponse`
+/// ends with it): a certificate after the leaf that is issued by itself.
+#[must_use]
+pub fn split_root(
+    mut chain: Vec<CertificateDer<'static>>,
+) -> (Vec<CertificateDer<'static>>, Option<CertificateDer<'static>>) {
+    let is_root = |der: &CertificateDer<'_>| {
+        X509Certificate::from_der(der).is_ok_and(|(_, c)| c.subject() == c.issuer())
+    };
+    let root = chain.pop_if(|last| is_root(last));
+    if chain.is_empty() {
+        // A leaf that is its own root is nobody's.
+        return (root.into_iter().collect(), None);
+    }
+    (chain, root)
 }

@@ -32,14 +32,14 @@ use crate::configuration::Configuration;
 use crate::enrolment::{Carrier, Enrolment, Surroundings};
 use crate::logging::Logging;
 use crate::metrics::Sources;
-use crate::pages::{Shown, pages};
+use crate::pages::{Shown, open_pages, pages};
 use crate::process::raise_descriptor_limit;
 use crate::readiness::Readiness;
 use crate::runtime::DataRuntime;
-use crate::settings::{Settings, UnknownNetns};
+use crate::settings::{Settings, Source, UnknownNetns};
 use crate::signals::{Asked, Signals};
 use crate::supervise::Supervisor;
-use crate::{logging, mesh, metrics, open, supervise};
+use crate::{certificates, logging, mesh, metrics, open, supervise};
 
 /// How often idle metric series are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ pub fn run(settings: &Settings) -> ExitCode {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = settings.node,
-        config = %settings.config_dir.display(),
+        source = ?settings.source,
         admin = %settings.admin,
         workers = settings.run.workers,
         descriptors,
@@ -95,20 +95,19 @@ fn run_logged(
     dropped: Result<(), CaptureError>,
     descriptors: u64,
 ) -> anyhow::Result<()> {
-    let admin = StdListener::bind(settings.admin).with_context(|| {
-        format!(
-            "the admin address {} cannot be had: is another fairlead-node running on this host? \
-             Choose another with --admin",
-            settings.admin
-        )
-    })?;
-    admin.set_nonblocking(true)?;
-    ensure!(
-        settings.config_dir.is_dir(),
-        "{} is not a directory: make it, or name another with --config-dir (an empty one is fine: \
-         nothing is enrolled then)",
-        settings.config_dir.display()
-    );
+    let admin = open::listener(settings.admin, "admin", "--admin")?;
+    let metrics_listener = settings
+        .metrics
+        .map(|address| open::listener(address, "metrics", "--metrics-address"))
+        .transpose()?;
+    if let Source::Directory(dir) = &settings.source {
+        ensure!(
+            dir.is_dir(),
+            "{} is not a directory: make it, or name another with --config-dir (an empty one is \
+             fine: nothing is enrolled then)",
+            dir.display()
+        );
+    }
     dropped.map_err(|error| anyhow!("start the daemon as root: {error}"))?;
     let features = open::kernel_features()?;
     let capture = open::capture(settings)?;
@@ -120,10 +119,17 @@ fn run_logged(
         .build()
         .context("starting the control runtime")?;
     let (supervisor, mut ends) = Supervisor::new();
-    let configuration = Configuration::start(&settings.config_dir, &settings.node, &supervisor)?;
+    let configuration = open::configuration(settings, &supervisor)?;
     let telemetry = Telemetry::new();
-    let (own_problems, _following) = mesh::follow(settings, &configuration, &telemetry);
-    let identity = open::identity(settings, configuration.snapshots())?;
+    let (identity, authority) = open::identity(settings, configuration.snapshots())?;
+    if let (Some(authority), Some(controller)) = (authority, configuration.controller()) {
+        let bundles = controller.bundle();
+        // What was kept counts before the first certificate does.
+        let kept = bundles.borrow().clone();
+        certificates::take_bundle(&identity, &authority, kept);
+        control.spawn(certificates::follow_bundle(Arc::clone(&identity), authority, bundles));
+    }
+    let (own_problems, _following) = mesh::follow(settings, &configuration, &telemetry, &identity);
     let data = DataRuntime::start(settings.run.workers, &supervisor)?;
     let (plane, transport) = {
         let _within = data.handle().enter();
@@ -134,6 +140,9 @@ fn run_logged(
             telemetry: Arc::clone(&telemetry),
             settings: open::connection_bounds(settings.run.max_connections, descriptors),
         });
+        if let Some(controller) = configuration.controller() {
+            plane.ask_about_unknown(controller.lookups());
+        }
         (Arc::new(plane), transport)
     };
 
@@ -152,6 +161,7 @@ fn run_logged(
         data: Arc::clone(&plane),
         transport,
         report: configuration.report(),
+        controller: configuration.controller().map(|c| c.status().clone()),
         pods: enrolment.table(),
     };
     metrics::register(telemetry.registry(), sources.clone());
@@ -166,7 +176,7 @@ fn run_logged(
         own_problems,
     };
     let signals = control.block_on(async { Signals::new() }).context("listening to signals")?;
-    start_control(&control, &supervisor, admin, &shown)?;
+    start_control(&control, &supervisor, admin, metrics_listener, &shown)?;
     let enroller = start_enrolment(&supervisor, enrolment, configuration.snapshots(), &readiness)?;
 
     let outcome = control.block_on(live(
@@ -215,12 +225,17 @@ fn start_control(
     control: &Runtime,
     supervisor: &Supervisor,
     admin: StdListener,
+    metrics: Option<StdListener>,
     shown: &Shown,
 ) -> anyhow::Result<()> {
-    let server = {
+    let (server, open) = {
         let _within = control.enter();
-        Server::from_std(admin)?
+        (Server::from_std(admin)?, metrics.map(Server::from_std).transpose()?)
     };
+    if let Some(open) = open {
+        tracing::info!(address = %open.address(), "metrics and probes");
+        supervisor.task(control.handle(), "metrics", open.for_anybody().serve(open_pages(shown)));
+    }
     tracing::info!(address = %server.address(), "admin API");
     supervisor.task(control.handle(), "admin", server.serve(pages(shown)));
     let telemetry = Arc::clone(&shown.telemetry);

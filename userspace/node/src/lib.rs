@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod certificates;
 pub mod configuration;
 pub mod daemon;
 pub mod enrolment;
@@ -15,7 +16,9 @@ pub mod metrics;
 mod open;
 pub mod pages;
 pub mod process;
+mod random;
 pub mod readiness;
+pub mod rpc;
 pub mod runtime;
 pub mod settings;
 pub mod signals;

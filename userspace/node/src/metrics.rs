@@ -11,6 +11,7 @@ use fairlead_telemetry::{Exposition, Kind, Registry};
 use parking_lot::Mutex;
 
 use crate::configuration::Report;
+use crate::configuration::controller::Status;
 use crate::enrolment::{PodState, Table};
 use crate::process::{unix, usage};
 
@@ -27,6 +28,8 @@ pub struct Sources {
     pub transport: Arc<Transport>,
     /// Configuration.
     pub report: Arc<Mutex<Report>>,
+    /// How the node stands with its controller, if it has one.
+    pub controller: Option<Status>,
     /// Pods.
     pub pods: Table,
 }
@@ -44,6 +47,9 @@ pub fn register(registry: &Registry, sources: Sources) {
     registry.collector(move |out| {
         process(out, started);
         configuration(out, &sources.report.lock());
+        if let Some(status) = &sources.controller {
+            controller(out, status);
+        }
         capture(out, &sources.capture);
         pods(out, &sources.pods);
         certificates(out, &sources.identity);
@@ -107,6 +113,61 @@ fn configuration(out: &mut Exposition, report: &Report) {
     }
 }
 
+fn controller(out: &mut Exposition, status: &Status) {
+    let facts = status.facts();
+    let mut gauge = |name: &str, help: &str, value: f64| {
+        out.family(name, help, Kind::Gauge);
+        out.sample(name, &[], value);
+    };
+    gauge(
+        "fairlead_configuration_age_seconds",
+        "How long ago the configuration was last known to be current; NaN: there is none yet.",
+        facts.age().map_or(f64::NAN, |age| age.as_secs_f64()),
+    );
+    gauge(
+        "fairlead_controller_connected",
+        "1 while a controller keeps the configuration current.",
+        f64::from(u8::from(facts.current)),
+    );
+    gauge(
+        "fairlead_controller_latency_seconds",
+        "From the oldest change of the last Update to its being in force here.",
+        facts.latency.as_secs_f64(),
+    );
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
+    gauge("fairlead_state_bytes", "Length of the state file.", facts.state_bytes as f64);
+    let mut counter = |name: &str, help: &str, samples: &[(&[(&str, &str)], u64)]| {
+        out.family(name, help, Kind::Counter);
+        for (labels, value) in samples {
+            out.sample(name, labels, *value);
+        }
+    };
+    counter(
+        "fairlead_controller_streams_total",
+        "Streams from the controller that were opened.",
+        &[(&[], facts.streams)],
+    );
+    counter("fairlead_controller_updates_total", "Updates applied.", &[(&[], facts.updates)]);
+    counter(
+        "fairlead_controller_objects_total",
+        "Objects that came, were removed, or were refused.",
+        &[
+            (&[("what", "upserted")], facts.objects[0]),
+            (&[("what", "removed")], facts.objects[1]),
+            (&[("what", "rejected")], facts.rejected),
+        ],
+    );
+    counter(
+        "fairlead_lookups_total",
+        "Questions to the controller about addresses that nobody here knows.",
+        &[
+            (&[("result", "known")], facts.lookups[0]),
+            (&[("result", "unknown")], facts.lookups[1]),
+            (&[("result", "unanswered")], facts.lookups[2]),
+        ],
+    );
+}
+
 fn capture(out: &mut Exposition, capture: &Capture) {
     if let Ok(counters) = capture.counters() {
         out.family(
@@ -132,7 +193,7 @@ fn capture(out: &mut Exposition, capture: &Capture) {
 fn pods(out: &mut Exposition, pods: &Table) {
     let pods = pods.lock();
     out.family("fairlead_pods", "Pods of this node, by state.", Kind::Gauge);
-    for state in [PodState::Captured, PodState::Waiting, PodState::Outside] {
+    for state in [PodState::Captured, PodState::Refused, PodState::Waiting, PodState::Outside] {
         let count = pods.iter().filter(|p| p.state == state).count();
         out.sample("fairlead_pods", &[("state", state.as_str())], count);
     }

@@ -1,14 +1,19 @@
 //! What the daemon opens before it starts: the kernel and the certificate authority. Each failure
 //! says the next step.
 
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use fairlead_capture::{Capture, CaptureSettings, Feature, UnknownNetns as CaptureUnknown};
 use fairlead_config::SnapshotHandle;
-use fairlead_identity::{CaClient, CaDirectory, IdentityStore, StoreSettings};
+use fairlead_identity::{CaClient, CaDirectory, IdentityStore, KeptCertificates, StoreSettings};
 
-use crate::settings::{Settings, UnknownNetns};
+use crate::certificates::RemoteCa;
+use crate::configuration::Configuration;
+use crate::rpc::Service;
+use crate::settings::{Authority, Settings, Source, UnknownNetns};
+use crate::supervise::Supervisor;
 
 /// Descriptors of a carried connection: that of the client and that of the server.
 const DESCRIPTORS_EACH: usize = 2;
@@ -68,7 +73,7 @@ pub(crate) fn capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
         )?,
     };
     let capture = Capture::open(CaptureSettings {
-        pin_dir: settings.capture.state_dir.clone(),
+        pin_dir: settings.capture.pin_dir.clone(),
         unknown_netns: match settings.capture.unknown_netns {
             UnknownNetns::Pass => CaptureUnknown::Pass,
             UnknownNetns::Refuse => CaptureUnknown::Refuse,
@@ -82,23 +87,75 @@ pub(crate) fn capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
     Ok(Arc::new(capture))
 }
 
+/// The certificates, and the authority if it is a service.
+pub(crate) type Identities = (Arc<IdentityStore>, Option<Arc<RemoteCa>>);
+
 pub(crate) fn identity(
     settings: &Settings,
     snapshots: &SnapshotHandle,
-) -> anyhow::Result<Arc<IdentityStore>> {
+) -> anyhow::Result<Identities> {
     let mesh = Arc::clone(&snapshots.load().mesh);
-    let dir = &settings.identity.ca_dir;
-    let ca: Arc<dyn CaClient> =
-        Arc::new(CaDirectory::open(dir, &mesh.trust_domain).with_context(|| {
-            format!(
-                "the certificate authority in {} cannot be used; name another directory with \
-                 --ca-dir, or mend this one",
-                dir.display()
-            )
-        })?);
     let store = StoreSettings {
         ttl: settings.identity.ttl,
         trust_domain_aliases: mesh.trust_domain_aliases.to_vec(),
     };
-    Ok(IdentityStore::new(ca, store))
+    match &settings.identity.authority {
+        Authority::Directory(dir) => {
+            let ca = CaDirectory::open(dir, &mesh.trust_domain).with_context(|| {
+                format!(
+                    "the certificate authority in {} cannot be used; name another directory with \
+                     --ca-dir, or mend this one",
+                    dir.display()
+                )
+            })?;
+            Ok((IdentityStore::new(Arc::new(ca), store), None))
+        }
+        Authority::Remote { service, foreign, kept } => {
+            let ca = Arc::new(RemoteCa::new(Service::new(service.clone()), *foreign));
+            let client: Arc<dyn CaClient> = Arc::<RemoteCa>::clone(&ca);
+            let identities = match kept {
+                None => IdentityStore::new(client, store),
+                Some(dir) => {
+                    let kept = KeptCertificates::open(dir).with_context(|| {
+                        format!(
+                            "certificates cannot be kept in {}; name another directory with \
+                             --state-dir, or do without: --keep-certificates=false",
+                            dir.display()
+                        )
+                    })?;
+                    IdentityStore::with_kept(client, store, kept)
+                }
+            };
+            Ok((identities, Some(ca)))
+        }
+    }
+}
+
+/// The configuration, as the settings say where it comes from.
+pub(crate) fn configuration(
+    settings: &Settings,
+    supervisor: &Supervisor,
+) -> anyhow::Result<Configuration> {
+    match &settings.source {
+        Source::Directory(dir) => Configuration::start(dir, &settings.node, supervisor),
+        Source::Controller(controller) => {
+            Configuration::follow(controller, &settings.node, supervisor)
+        }
+    }
+}
+
+/// The listener of an address that the settings name.
+pub(crate) fn listener(
+    address: SocketAddr,
+    what: &str,
+    setting: &str,
+) -> anyhow::Result<StdListener> {
+    let listener = StdListener::bind(address).with_context(|| {
+        format!(
+            "the {what} address {address} cannot be had: is another fairlead-node running on this \
+             host? Choose another with {setting}"
+        )
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }

@@ -64,10 +64,33 @@ pub fn pages(shown: &Shown) -> Pages {
         .page("/logging", "Log level; POST ?level=debug changes it.", with(logging))
 }
 
+/// What may be seen from outside of the node.
+#[must_use]
+pub fn open_pages(shown: &Shown) -> Pages {
+    let with = |page: fn(&Shown, &Query) -> Reply| {
+        let shown = shown.clone();
+        move |query: &Query| page(&shown, query)
+    };
+    Pages::default()
+        .page("/ready", "200 when pods are served; 503 and the reason otherwise.", with(ready))
+        .page("/live", "200 as long as the daemon can answer.", |_| Reply::text(200, "live\n"))
+        .page("/metrics", "Prometheus metrics.", with(metrics))
+}
+
 fn ready(shown: &Shown, _: &Query) -> Reply {
     let phase = shown.readiness.get();
-    let status = if phase == Phase::Ready { 200 } else { 503 };
-    Reply::text(status, format!("{}\n", phase.words()))
+    let mut status = if phase == Phase::Ready { 200 } else { 503 };
+    let mut text = format!("{}\n", phase.words());
+    if let Some(controller) = &shown.sources.controller {
+        let facts = controller.facts();
+        if facts.as_of.is_none() && phase == Phase::Ready {
+            // Nothing is enrolled, because nobody has said what there is.
+            status = 503;
+            text.clear();
+        }
+        text.push_str(&format!("{}\n", facts.words()));
+    }
+    Reply::text(status, text)
 }
 
 fn metrics(shown: &Shown, _: &Query) -> Reply {
@@ -75,7 +98,11 @@ fn metrics(shown: &Shown, _: &Query) -> Reply {
 }
 
 fn config_dump(shown: &Shown, _: &Query) -> Reply {
-    Reply::json(200, &fairlead_config::dump(&shown.snapshots.load()))
+    let mut dump = fairlead_config::dump(&shown.snapshots.load());
+    if let (Value::Object(fields), Some(controller)) = (&mut dump, &shown.sources.controller) {
+        fields.insert("source".to_owned(), controller.facts().json());
+    }
+    Reply::json(200, &dump)
 }
 
 fn problems(shown: &Shown, _: &Query) -> Reply {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::live::{ConnectionInfo, Cut};
 use crate::state::{Pod, Shared};
 use crate::transport::Transport;
+use crate::unknown::UnknownDestinations;
 use crate::{accept, inbound, outbound, reach};
 
 /// How often metrics of long connections are brought up to date, and idle HTTP connections are
@@ -76,6 +77,12 @@ impl DataPlane {
             tokio::spawn(sweep(Arc::clone(&shared))),
         ];
         Self { shared, runtime: Handle::current(), housekeeping, _subscription: subscription }
+    }
+
+    /// Has `who` asked about destinations that the snapshot does not know. Counts once, at the
+    /// start.
+    pub fn ask_about_unknown(&self, who: Arc<dyn UnknownDestinations>) {
+        let _ = self.shared.unknown.set(who);
     }
 
     /// Takes over the listeners of a pod. A pod of the same name that was added before is

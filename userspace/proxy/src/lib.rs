@@ -31,9 +31,11 @@ mod streams;
 #[cfg(test)]
 mod tests;
 pub mod transport;
+mod unknown;
 
 // For `tests/fuzz` alone: the parsers there are private.
 #[doc(hidden)]
 pub use crate::http::fuzz as http_fuzz;
 pub use dataplane::{DataPlane, Deps, Settings};
 pub use live::{ConnectionInfo, Direction, State};
+pub use unknown::{Answer, AnswerFuture, UnknownDestinations};

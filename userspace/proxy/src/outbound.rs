@@ -20,6 +20,7 @@ use crate::reach::Caller;
 use crate::report::{TcpReport, Verdict};
 use crate::sock::{self, Prefixed};
 use crate::state::{Pod, Shared};
+use crate::unknown::Answer;
 
 /// A captured connection, and where it wanted to go.
 #[derive(Clone)]
@@ -87,7 +88,7 @@ impl Outgoing {
 
 /// Serves one connection at a pod's outbound listener.
 pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
-    let snapshot = shared.snapshots.load();
+    let mut snapshot = shared.snapshots.load();
     let caller = Caller {
         workload: pod.workload(&snapshot),
         shared: Arc::clone(&shared),
@@ -102,7 +103,20 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, pe
         // Nothing better is known to name in the log.
         Err(_) => (OriginalDst(tcp.local_addr().unwrap_or(peer)), false),
     };
-    let target = if known { snapshot.outbound(dst) } else { Outbound::Unknown };
+    let mut target = if known { snapshot.outbound(dst) } else { Outbound::Unknown };
+    let mut refused = None;
+    if let (true, true, Outbound::Unknown, Some(who)) =
+        (known, admission.is_ok(), &target, shared.unknown.get())
+    {
+        match who.look_up(dst.0.ip()).await {
+            Answer::LookAgain => {
+                snapshot = shared.snapshots.load();
+                target = snapshot.outbound(dst);
+            }
+            Answer::Unknown => {}
+            Answer::Refused(reason) => refused = Some(reason),
+        }
+    }
     let outgoing = Outgoing { caller, dst, target };
     let client = outgoing.caller.client_for(dst.0).0;
     let identity = Some(outgoing.caller.workload.identity.clone());
@@ -115,6 +129,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, pe
     }
     if admission.is_err() {
         report.verdict = Verdict::refused(Refusal::Overload, OVER_BOUND);
+        return sock::reset(tcp);
+    }
+    if let Some(reason) = refused {
+        report.verdict = Verdict::refused(Refusal::NoRoute, reason);
         return sock::reset(tcp);
     }
     carry(outgoing, snapshot, tcp, report).await;

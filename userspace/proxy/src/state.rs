@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use fairlead_config::SnapshotHandle;
@@ -20,6 +20,7 @@ use crate::labels::LabelCache;
 use crate::live::{Guarded, Live, Registry};
 use crate::reach::{self, Failure};
 use crate::transport::Transport;
+use crate::unknown::UnknownDestinations;
 
 /// Addresses that are remembered as server-first at most; beyond it the memory starts anew.
 const SERVER_FIRST_MAX: usize = 4096;
@@ -100,6 +101,8 @@ pub(crate) struct Shared {
     pods: ArcSwap<HashMap<WorkloadId, Arc<Pod>>>,
     connections: AtomicUsize,
     server_first: RwLock<HashSet<SocketAddr>>,
+    /// Who knows of destinations that the snapshot does not.
+    pub(crate) unknown: OnceLock<Arc<dyn UnknownDestinations>>,
 }
 
 /// A place among the bounded number of connections.
@@ -150,6 +153,7 @@ impl Shared {
             pods: ArcSwap::default(),
             connections: AtomicUsize::new(0),
             server_first: RwLock::default(),
+            unknown: OnceLock::new(),
         }
     }
 

@@ -165,7 +165,7 @@ impl Authority {
         Ok(SignedCertificate { chain: self.chain(leaf), roots: self.roots.clone() })
     }
 
-    /// Makes a key and a server's certificate for DNS names.
+    /// Makes a key and a server's certificate for DNS names and IP addresses.
     ///
     /// # Errors
     /// [`CaError::Broken`]: the CA has expired or cannot sign, or a name is none.
@@ -175,7 +175,10 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.subject_alt_names = names
             .iter()
-            .map(|name| name.as_str().try_into().map(SanType::DnsName).map_err(broken))
+            .map(|name| match name.parse() {
+                Ok(ip) => Ok(SanType::IpAddress(ip)),
+                Err(_) => name.as_str().try_into().map(SanType::DnsName).map_err(broken),
+            })
             .collect::<Result<_, _>>()?;
         if let Some(name) = names.first().filter(|name| name.len() <= 64) {
             params.distinguished_name.push(DnType::CommonName, name.as_str());

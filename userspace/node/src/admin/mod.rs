@@ -6,6 +6,7 @@
 
 #[doc(hidden)]
 pub mod fuzz;
+mod patient;
 mod reply;
 mod server;
 

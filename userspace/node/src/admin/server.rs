@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::patient::Patient;
 use super::reply::Body;
 use super::{Pages, Query, Reply};
 
@@ -21,6 +22,8 @@ use super::{Pages, Query, Reply};
 const MAX_CONNECTIONS: usize = 32;
 /// A connection has this long for its headers, also between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A reader may stand still for so long; then its connection ends.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Buffer of a connection, and so the longest request head.
 const MAX_HEAD: usize = 16 * 1024;
 /// Pause after a failed accept (out of descriptors).
@@ -31,6 +34,9 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     header_timeout: Duration,
+    write_timeout: Duration,
+    /// Whether it answers to any name.
+    anybody: bool,
 }
 
 impl Server {
@@ -41,7 +47,27 @@ impl Server {
     pub fn from_std(listener: std::net::TcpListener) -> std::io::Result<Self> {
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, header_timeout: HEADER_TIMEOUT })
+        Ok(Self {
+            listener,
+            address,
+            header_timeout: HEADER_TIMEOUT,
+            write_timeout: WRITE_TIMEOUT,
+            anybody: false,
+        })
+    }
+
+    /// The same for those outside of the node: GET and HEAD, under any name. For pages that may be
+    /// seen by all.
+    #[must_use]
+    pub fn for_anybody(mut self) -> Self {
+        self.anybody = true;
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_write_timeout(mut self, timeout: Duration) -> Self {
+        self.write_timeout = timeout;
+        self
     }
 
     #[cfg(test)]
@@ -71,10 +97,12 @@ impl Server {
                 }
             };
             let pages = Arc::clone(&pages);
+            let anybody = self.anybody;
+            let stream = Patient::new(stream, self.write_timeout);
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
                     let pages = Arc::clone(&pages);
-                    async move { Ok::<_, Infallible>(answer(&pages, &request)) }
+                    async move { Ok::<_, Infallible>(answer(&pages, &request, anybody)) }
                 });
                 let served = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -91,10 +119,17 @@ impl Server {
     }
 }
 
-fn answer(pages: &Pages, request: &Request<Incoming>) -> Response<Body> {
+fn answer(pages: &Pages, request: &Request<Incoming>, anybody: bool) -> Response<Body> {
     let head = request.method() == Method::HEAD;
     if !head && request.method() != Method::GET && request.method() != Method::POST {
         return Reply::text(405, "GET, HEAD or POST\n").into_response(false);
+    }
+    if anybody {
+        if request.method() == Method::POST {
+            return Reply::text(405, "GET or HEAD\n").into_response(false);
+        }
+        let query = Query::new(request.method().clone(), "");
+        return pages.answer(request.uri().path(), &query).into_response(head);
     }
     // A web page that a browser on this host shows must not reach the API under a name of its
     // own (DNS rebinding).

@@ -133,3 +133,33 @@ async fn a_page_that_is_slow_to_read_is_made_as_it_is_read() {
     let so_far = made.load(Ordering::SeqCst);
     assert!(so_far > 0 && so_far < 5_000, "{so_far} pieces were made for a reader that waits");
 }
+
+#[tokio::test]
+async fn whoever_reads_nothing_is_given_up() {
+    let endless = Pages::default().page("/endless", "Without end.", |_| {
+        Reply::pieces("text/plain", std::iter::repeat_with(|| "x".repeat(1 << 16)))
+    });
+    let server = bind().with_write_timeout(Duration::from_millis(200));
+    let address = server.address();
+    tokio::spawn(server.serve(endless));
+    // As many as are served at a time, none of which reads.
+    let mut idle = Vec::new();
+    for _ in 0..32 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        idle.push(stream);
+    }
+    let next = tokio::time::timeout(Duration::from_secs(20), send(address, "GET", "/", ""));
+    assert_eq!(next.await.expect("nobody was given up").0, 200);
+}
+
+#[tokio::test]
+async fn what_all_may_see_is_served_under_any_name_and_changes_nothing() {
+    let server = bind().for_anybody();
+    let address = server.address();
+    tokio::spawn(server.serve(pages()));
+    let get = "GET /echo?x=1 HTTP/1.1\r\nhost: 10.0.0.1:15020\r\nconnection: close\r\n\r\n";
+    let answer = raw(address, get).await;
+    assert!(&answer[9..12] == "200" && answer.ends_with("GET None"), "{answer}");
+    assert_eq!(send(address, "POST", "/echo", "").await.0, 405);
+}

@@ -104,6 +104,8 @@ pub struct Report {
     pub took: Duration,
     /// Whether everything in the source could be read and used.
     pub complete: bool,
+    /// Namespaces and Pods that are refused and have no good version.
+    pub unenrolled: Vec<String>,
     /// Number of errors and of warnings.
     pub counts: [usize; 2],
     /// The problems, no more than [`MAX_ENTRIES`].
@@ -129,6 +131,7 @@ impl Report {
             at: Some(SystemTime::now()),
             took,
             complete,
+            unenrolled: std::mem::take(&mut self.unenrolled),
             counts: self.counts,
             entries,
         };

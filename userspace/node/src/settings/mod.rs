@@ -4,6 +4,7 @@
 //! Each setting can be a flag, an environment variable or a line of the settings file, in this
 //! order; [`options`] has them as people write them, this module as the daemon uses them.
 
+mod address;
 mod options;
 mod span;
 
@@ -11,7 +12,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use options::{LogFormat, Options, UnknownNetns};
+use options::{ControllerOptions, IdentityOptions};
+
+pub use address::Address;
+pub use options::{LogFormat, Options, Unanswered, UnknownNetns};
 
 /// Most threads that carry traffic.
 const MAX_WORKERS: usize = 256;
@@ -32,25 +36,77 @@ const MAX_FLOWS: u32 = 1 << 22;
 pub struct Settings {
     /// Name of this node: pods with this `spec.nodeName` are local.
     pub node: String,
-    /// Directory of YAML.
-    pub config_dir: PathBuf,
+    /// Where configuration comes from.
+    pub source: Source,
     /// Certificates.
     pub identity: IdentitySettings,
     /// Kernel.
     pub capture: CaptureSettings,
     /// Admin API.
     pub admin: SocketAddr,
+    /// Where metrics and probes are served beside it.
+    pub metrics: Option<SocketAddr>,
     /// Threads and the end.
     pub run: RunSettings,
     /// What is logged.
     pub log: LogSettings,
 }
 
+/// Where configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of YAML.
+    Directory(PathBuf),
+    /// A controller.
+    Controller(ControllerSettings),
+}
+
+/// A controller, and what is kept of what it said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerSettings {
+    /// The controller.
+    pub service: ServiceSettings,
+    /// Directory of what is kept.
+    pub state_dir: PathBuf,
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// Connections to unknown private addresses while it does not answer.
+    pub unanswered: Unanswered,
+}
+
+/// A service of the control plane, and how it and this node recognize each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// Where it is.
+    pub address: Address,
+    /// Certificates by which it is recognized.
+    pub ca_root: PathBuf,
+    /// The token by which it recognizes this node.
+    pub token_file: PathBuf,
+}
+
+/// Who certifies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authority {
+    /// A CA in a directory.
+    Directory(PathBuf),
+    /// A service.
+    Remote {
+        /// Which.
+        service: ServiceSettings,
+        /// Whether it is another one than the controller: then its own root counts beside the
+        /// bundle that the controller hands out.
+        foreign: bool,
+        /// Where certificates with their keys are kept.
+        kept: Option<PathBuf>,
+    },
+}
+
 /// Where certificates come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentitySettings {
-    /// Directory of the CA.
-    pub ca_dir: PathBuf,
+    /// Who certifies.
+    pub authority: Authority,
     /// Life of a certificate.
     pub ttl: Duration,
 }
@@ -59,7 +115,7 @@ pub struct IdentitySettings {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureSettings {
     /// Directory on a bpf file system where programs and maps are pinned.
-    pub state_dir: PathBuf,
+    pub pin_dir: PathBuf,
     /// The cgroup (v2) under which pods live; `None`: the root of the mounted hierarchy.
     pub cgroup_root: Option<PathBuf>,
     /// What happens to network namespaces that nobody has spoken for.
@@ -130,28 +186,41 @@ impl Settings {
                 options.over(file)
             }
         };
-        let Options { node, config_dir, identity, capture, admin, run, log, settings: _ } = options;
-        let node = match node {
+        let Options {
+            node,
+            config_dir,
+            controller,
+            identity,
+            capture,
+            admin,
+            metrics_address,
+            run,
+            log,
+            settings: _,
+        } = options;
+        let node = match node.or_else(|| std::env::var("NODE_NAME").ok()) {
             Some(name) => name,
             None => host_name().ok_or_else(|| {
                 value("--node", "the host has no name to take as a default; pass --node NAME")
             })?,
         };
+        let (source, authority) = sources(config_dir, controller, &identity)?;
         let settings = Self {
             node,
-            config_dir: config_dir.unwrap_or_else(|| "/etc/fairlead/config".into()),
+            source,
             identity: IdentitySettings {
-                ca_dir: identity.ca_dir.unwrap_or_else(|| "/var/lib/fairlead/ca".into()),
+                authority,
                 ttl: identity.cert_ttl.map_or(Duration::from_secs(3600), |s| s.0),
             },
             capture: CaptureSettings {
-                state_dir: capture.state_dir.unwrap_or_else(|| "/sys/fs/bpf/fairlead".into()),
+                pin_dir: capture.pin_dir.unwrap_or_else(|| "/sys/fs/bpf/fairlead".into()),
                 cgroup_root: capture.cgroup_root,
                 unknown_netns: capture.unknown_netns.unwrap_or_default(),
                 max_flows: capture.max_flows.unwrap_or(fairlead_capture::DEFAULT_MAX_FLOWS),
                 kernel_log: capture.kernel_log.unwrap_or(false),
             },
             admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15000))),
+            metrics: metrics_address,
             run: RunSettings {
                 workers: run.workers.unwrap_or(1),
                 drain: run.drain.map_or(Duration::from_secs(30), |s| s.0),
@@ -194,17 +263,83 @@ impl Settings {
         if self.run.drain > MAX_DRAIN {
             return Err(value("--drain", "1h at most"));
         }
-        for (setting, path) in [
-            ("--config-dir", &self.config_dir),
-            ("--ca-dir", &self.identity.ca_dir),
-            ("--state-dir", &self.capture.state_dir),
-        ] {
+        if self.metrics == Some(self.admin) {
+            return Err(value("--metrics-address", "this is the address of --admin"));
+        }
+        let mut paths = vec![("--pin-dir", &self.capture.pin_dir)];
+        match &self.source {
+            Source::Directory(dir) => paths.push(("--config-dir", dir)),
+            Source::Controller(controller) => {
+                paths.push(("--state-dir", &controller.state_dir));
+                let name = &controller.cluster_id;
+                if name.is_empty() || name.len() > 253 {
+                    return Err(value("--cluster-id", "1 to 253 characters"));
+                }
+            }
+        }
+        match &self.identity.authority {
+            Authority::Directory(dir) => paths.push(("--ca-dir", dir)),
+            Authority::Remote { service, .. } => {
+                paths.push(("--ca-root", &service.ca_root));
+                paths.push(("--token-file", &service.token_file));
+            }
+        }
+        for (setting, path) in paths {
             if path.as_os_str().is_empty() {
                 return Err(value(setting, "the path is empty"));
             }
         }
         Ok(())
     }
+}
+
+/// Where configuration and certificates come from.
+fn sources(
+    config_dir: Option<PathBuf>,
+    controller: ControllerOptions,
+    identity: &IdentityOptions,
+) -> Result<(Source, Authority), SettingsError> {
+    let state_dir = controller.state_dir.unwrap_or_else(|| "/var/lib/fairlead".into());
+    let ca_root = controller.ca_root.unwrap_or_else(|| "/var/run/fairlead/ca/root-cert.pem".into());
+    let token_file =
+        controller.token_file.unwrap_or_else(|| "/var/run/secrets/tokens/istio-token".into());
+    let service = |address: &Address| ServiceSettings {
+        address: address.clone(),
+        ca_root: ca_root.clone(),
+        token_file: token_file.clone(),
+    };
+    if identity.ca_dir.is_some() && identity.ca_address.is_some() {
+        let message = "--ca-dir names another certificate authority: one of the two";
+        return Err(value("--ca-address", message));
+    }
+    let remote = identity.ca_address.as_ref().or(controller.address.as_ref());
+    let authority = match (&identity.ca_dir, remote) {
+        (None, Some(address)) => Authority::Remote {
+            service: service(address),
+            foreign: controller.address.as_ref() != Some(address),
+            kept: controller
+                .keep_certificates
+                .unwrap_or(true)
+                .then(|| state_dir.join("identities")),
+        },
+        (dir, _) => {
+            Authority::Directory(dir.clone().unwrap_or_else(|| "/var/lib/fairlead/ca".into()))
+        }
+    };
+    let source = match &controller.address {
+        None => Source::Directory(config_dir.unwrap_or_else(|| "/etc/fairlead/config".into())),
+        Some(_) if config_dir.is_some() => {
+            let message = "--config-dir is given too: configuration comes from one of the two";
+            return Err(value("--controller", message));
+        }
+        Some(address) => Source::Controller(ControllerSettings {
+            service: service(address),
+            state_dir,
+            cluster_id: controller.cluster_id.unwrap_or_else(|| "Kubernetes".into()),
+            unanswered: controller.unanswered.unwrap_or_default(),
+        }),
+    };
+    Ok((source, authority))
 }
 
 fn host_name() -> Option<String> {

@@ -8,6 +8,7 @@ use fairlead_config::source::from_yaml;
 use serde::Deserialize;
 
 use super::SettingsError;
+use super::address::Address;
 use super::span::Span;
 
 /// Longest settings file that is read.
@@ -20,9 +21,18 @@ Examples:
 
   # Two nodes on one kernel, each with its own cgroup subtree, pins and admin port:
   fairlead-node --node a --config-dir ./mesh --ca-dir ./ca \\
-      --state-dir /sys/fs/bpf/fairlead-a --cgroup-root /sys/fs/cgroup/mesh/a
+      --pin-dir /sys/fs/bpf/fairlead-a --cgroup-root /sys/fs/cgroup/mesh/a
   fairlead-node --node b --config-dir ./mesh --ca-dir ./ca --admin 127.0.0.1:15001 \\
-      --state-dir /sys/fs/bpf/fairlead-b --cgroup-root /sys/fs/cgroup/mesh/b
+      --pin-dir /sys/fs/bpf/fairlead-b --cgroup-root /sys/fs/cgroup/mesh/b
+
+  # A node of a cluster, as the DaemonSet runs it (NODE_NAME is in its environment):
+  fairlead-node --controller https://fairlead.istio-system.svc:15012 \\
+      --ca-root /var/run/fairlead/ca/root-cert.pem --token-file /var/run/secrets/tokens/istio-token \\
+      --metrics-address 0.0.0.0:15020 --unknown-netns refuse
+
+  # The same with certificates of another authority (istio-csr, or any with Istio's service):
+  fairlead-node --controller https://fairlead.istio-system.svc:15012 \\
+      --ca-address https://cert-manager-istio-csr.cert-manager.svc:443
 
   # The same as a file (flags and FAIRLEAD_* variables come before it):
   #   node: a
@@ -53,17 +63,27 @@ pub struct Options {
     #[serde(skip)]
     pub settings: Option<PathBuf>,
 
-    /// Name of this node: pods with this spec.nodeName are local [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "FAIRLEAD_NODE")]
+    /// Name of this node: pods with this spec.nodeName are local [default: $NODE_NAME, then the
+    /// host's name]
+    #[arg(long, visible_alias = "node-name", value_name = "NAME", env = "FAIRLEAD_NODE")]
     pub node: Option<String>,
 
     /// Directory of YAML: Kubernetes and Istio resources [default: /etc/fairlead/config]
-    #[arg(long, value_name = "DIR", env = "FAIRLEAD_CONFIG_DIR")]
+    #[arg(long, visible_alias = "config", value_name = "DIR", env = "FAIRLEAD_CONFIG_DIR")]
     pub config_dir: Option<PathBuf>,
+
+    /// Controller, instead of a directory.
+    #[command(flatten)]
+    pub controller: ControllerOptions,
 
     /// Address of the admin API, loopback only [default: 127.0.0.1:15000]
     #[arg(long, value_name = "ADDRESS", env = "FAIRLEAD_ADMIN")]
     pub admin: Option<SocketAddr>,
+
+    /// Where /metrics, /ready and /live (and nothing else) are served for the kubelet and
+    /// Prometheus; not loopback only [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", env = "FAIRLEAD_METRICS_ADDRESS")]
+    pub metrics_address: Option<SocketAddr>,
 
     /// Certificates.
     #[command(flatten)]
@@ -82,6 +102,59 @@ pub struct Options {
     pub log: LogOptions,
 }
 
+/// `controller` of the settings file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[command(next_help_heading = "Controller")]
+pub struct ControllerOptions {
+    /// Controller that configuration comes from, instead of a directory, and certificates too
+    /// unless --ca-address or --ca-dir says otherwise
+    #[arg(long = "controller", value_name = "https://HOST:PORT", env = "FAIRLEAD_CONTROLLER")]
+    pub address: Option<Address>,
+
+    /// Certificates by which the controller and the certificate authority are recognized (PEM);
+    /// read again for every connection [default: /var/run/fairlead/ca/root-cert.pem]
+    #[arg(long, value_name = "FILE", env = "FAIRLEAD_CA_ROOT")]
+    pub ca_root: Option<PathBuf>,
+
+    /// Token by which they recognize this node; read again for every connection
+    /// [default: /var/run/secrets/tokens/istio-token]
+    #[arg(long, value_name = "FILE", env = "FAIRLEAD_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Directory of what the daemon was told last, with which it starts while the controller
+    /// cannot be reached [default: /var/lib/fairlead]
+    #[arg(long, value_name = "DIR", env = "FAIRLEAD_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Name of the cluster: what was kept of another one is not used [default: Kubernetes]
+    #[arg(long, value_name = "NAME", env = "FAIRLEAD_CLUSTER_ID")]
+    pub cluster_id: Option<String>,
+
+    /// Whether certificates and their keys are kept in the state directory too (mode 0600), so
+    /// that a daemon that starts without its certificate authority can serve [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
+          env = "FAIRLEAD_KEEP_CERTIFICATES")]
+    pub keep_certificates: Option<bool>,
+
+    /// What a pod's connection to a private address gets that nobody knows and that the
+    /// controller cannot be asked about: it may be a pod of the mesh [default: refuse]
+    #[arg(long, value_name = "POLICY", env = "FAIRLEAD_UNANSWERED")]
+    pub unanswered: Option<Unanswered>,
+}
+
+/// What happens to a connection to a private address that nothing is known about while the
+/// controller does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unanswered {
+    /// It is refused: an enrolled destination must not be reached in plaintext.
+    #[default]
+    Refuse,
+    /// It is carried as one to a destination outside of the mesh.
+    Pass,
+}
+
 /// `identity` of the settings file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -90,6 +163,11 @@ pub struct IdentityOptions {
     /// Directory of the certificate authority; made on first use [default: /var/lib/fairlead/ca]
     #[arg(long, value_name = "DIR", env = "FAIRLEAD_CA_DIR")]
     pub ca_dir: Option<PathBuf>,
+
+    /// Certificate authority that speaks Istio's certificate service, such as istio-csr
+    /// [default: the controller, if there is one]
+    #[arg(long, value_name = "https://HOST:PORT", env = "FAIRLEAD_CA_ADDRESS")]
+    pub ca_address: Option<Address>,
 
     /// Life of workload certificates; they are renewed at about half of it [default: 1h]
     #[arg(long, value_name = "DURATION", env = "FAIRLEAD_CERT_TTL")]
@@ -103,8 +181,8 @@ pub struct IdentityOptions {
 pub struct CaptureOptions {
     /// Directory on a bpf file system for pinned programs and maps; they outlive the daemon
     /// [default: /sys/fs/bpf/fairlead]
-    #[arg(long, value_name = "DIR", env = "FAIRLEAD_STATE_DIR")]
-    pub state_dir: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "FAIRLEAD_PIN_DIR")]
+    pub pin_dir: Option<PathBuf>,
 
     /// The cgroup (v2) under which this node's pods live [default: the root of the hierarchy]
     #[arg(long, value_name = "DIR", env = "FAIRLEAD_CGROUP_ROOT")]
@@ -210,13 +288,16 @@ impl Options {
             settings: self.settings,
             node: self.node.or(file.node),
             config_dir: self.config_dir.or(file.config_dir),
+            controller: self.controller.over(file.controller),
             admin: self.admin.or(file.admin),
+            metrics_address: self.metrics_address.or(file.metrics_address),
             identity: IdentityOptions {
                 ca_dir: self.identity.ca_dir.or(file.identity.ca_dir),
+                ca_address: self.identity.ca_address.or(file.identity.ca_address),
                 cert_ttl: self.identity.cert_ttl.or(file.identity.cert_ttl),
             },
             capture: CaptureOptions {
-                state_dir: self.capture.state_dir.or(file.capture.state_dir),
+                pin_dir: self.capture.pin_dir.or(file.capture.pin_dir),
                 cgroup_root: self.capture.cgroup_root.or(file.capture.cgroup_root),
                 unknown_netns: self.capture.unknown_netns.or(file.capture.unknown_netns),
                 max_flows: self.capture.max_flows.or(file.capture.max_flows),
@@ -232,6 +313,20 @@ impl Options {
                 log_format: self.log.log_format.or(file.log.log_format),
                 access_log_file: self.log.access_log_file.or(file.log.access_log_file),
             },
+        }
+    }
+}
+
+impl ControllerOptions {
+    fn over(self, file: Self) -> Self {
+        Self {
+            address: self.address.or(file.address),
+            ca_root: self.ca_root.or(file.ca_root),
+            token_file: self.token_file.or(file.token_file),
+            state_dir: self.state_dir.or(file.state_dir),
+            cluster_id: self.cluster_id.or(file.cluster_id),
+            keep_certificates: self.keep_certificates.or(file.keep_certificates),
+            unanswered: self.unanswered.or(file.unanswered),
         }
     }
 }

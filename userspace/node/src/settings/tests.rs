@@ -31,7 +31,9 @@ impl Drop for TempFile {
 fn defaults() {
     let settings = Settings::resolve(Options::default()).unwrap();
     assert!(!settings.node.is_empty());
-    assert_eq!(settings.config_dir, PathBuf::from("/etc/fairlead/config"));
+    assert_eq!(settings.source, Source::Directory("/etc/fairlead/config".into()));
+    assert_eq!(settings.identity.authority, Authority::Directory("/var/lib/fairlead/ca".into()));
+    assert_eq!(settings.metrics, None);
     assert_eq!(settings.identity.ttl, Duration::from_secs(3600));
     assert_eq!(settings.capture.unknown_netns, UnknownNetns::Pass);
     assert_eq!(settings.admin, "127.0.0.1:15000".parse().unwrap());
@@ -47,9 +49,10 @@ fn every_flag_reaches_its_setting() {
         "--node=a",
         "--config-dir=/c",
         "--admin=[::1]:9",
+        "--metrics-address=0.0.0.0:10",
         "--ca-dir=/ca",
         "--cert-ttl=20s",
-        "--state-dir=/sys/fs/bpf/a",
+        "--pin-dir=/sys/fs/bpf/a",
         "--cgroup-root=/sys/fs/cgroup/a",
         "--unknown-netns=refuse",
         "--max-flows=100",
@@ -64,16 +67,20 @@ fn every_flag_reaches_its_setting() {
     .unwrap();
     let expected = Settings {
         node: "a".into(),
-        config_dir: "/c".into(),
-        identity: IdentitySettings { ca_dir: "/ca".into(), ttl: Duration::from_secs(20) },
+        source: Source::Directory("/c".into()),
+        identity: IdentitySettings {
+            authority: Authority::Directory("/ca".into()),
+            ttl: Duration::from_secs(20),
+        },
         capture: CaptureSettings {
-            state_dir: "/sys/fs/bpf/a".into(),
+            pin_dir: "/sys/fs/bpf/a".into(),
             cgroup_root: Some("/sys/fs/cgroup/a".into()),
             unknown_netns: UnknownNetns::Refuse,
             max_flows: 100,
             kernel_log: true,
         },
         admin: "[::1]:9".parse().unwrap(),
+        metrics: Some("0.0.0.0:10".parse().unwrap()),
         run: RunSettings { workers: 2, drain: Duration::from_secs(90), max_connections: 9 },
         log: LogSettings {
             level: "debug".into(),
@@ -84,13 +91,58 @@ fn every_flag_reaches_its_setting() {
     assert_eq!(settings, expected);
 }
 
+#[test]
+fn a_controller_takes_the_place_of_directories() {
+    let settings = Settings::resolve(options(&[
+        "--node-name=a",
+        "--controller=https://fairlead.istio-system.svc:15012",
+        "--ca-root=/root.pem",
+        "--token-file=/token",
+        "--state-dir=/state",
+        "--cluster-id=one",
+        "--unanswered=pass",
+    ]))
+    .unwrap();
+    let service = ServiceSettings {
+        address: "fairlead.istio-system.svc:15012".parse().unwrap(),
+        ca_root: "/root.pem".into(),
+        token_file: "/token".into(),
+    };
+    assert_eq!(
+        settings.source,
+        Source::Controller(ControllerSettings {
+            service: service.clone(),
+            state_dir: "/state".into(),
+            cluster_id: "one".into(),
+            unanswered: Unanswered::Pass,
+        })
+    );
+    let kept = Some("/state/identities".into());
+    let own = Authority::Remote { service: service.clone(), foreign: false, kept };
+    assert_eq!(settings.identity.authority, own);
+
+    let other = Settings::resolve(options(&[
+        "--controller=a:1",
+        "--ca-address=https://istio-csr:443",
+        "--keep-certificates=false",
+    ]))
+    .unwrap();
+    let Authority::Remote { service, foreign: true, kept: None } = other.identity.authority else {
+        panic!("{:?}", other.identity)
+    };
+    assert_eq!(service.address.to_string(), "https://istio-csr:443");
+    // A directory of certificates beside a controller.
+    let mixed = Settings::resolve(options(&["--controller=a:1", "--ca-dir=/ca"])).unwrap();
+    assert_eq!(mixed.identity.authority, Authority::Directory("/ca".into()));
+}
+
 const FILE: &str = "
 node: from-file
 configDir: /c
 admin: 127.0.0.1:7
 identity: {caDir: /ca, certTtl: 20s}
 capture:
-  stateDir: /sys/fs/bpf/a
+  pinDir: /sys/fs/bpf/a
   cgroupRoot: /sys/fs/cgroup/a
   unknownNetns: refuse
   maxFlows: 100
@@ -129,6 +181,10 @@ fn what_is_wrong_is_named() {
         (&["--max-flows=0"], "--max-flows"),
         (&["--drain=2h"], "--drain"),
         (&["--node="], "--node"),
+        (&["--controller=a:1", "--config-dir=/c"], "one of the two"),
+        (&["--ca-address=a:1", "--ca-dir=/c"], "one of the two"),
+        (&["--controller=a:1", "--cluster-id="], "--cluster-id"),
+        (&["--metrics-address=127.0.0.1:15000"], "--metrics-address"),
         (&["--settings=/nowhere/at/all"], "/nowhere/at/all"),
     ] {
         let error = Settings::resolve(options(arguments)).unwrap_err().to_string();

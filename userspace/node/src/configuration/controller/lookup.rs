@@ -1,0 +1,169 @@
+//! Addresses that the snapshot does not know: the controller is asked before a connection is
+//! taken for one to the outside.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use fairlead_proxy::{Answer, AnswerFuture, UnknownDestinations};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use super::status::Status;
+use crate::settings::Unanswered;
+
+/// Addresses that wait to be asked about.
+pub(super) const LOOKUPS_WAITING: usize = 1024;
+/// Addresses in one question.
+pub(super) const LOOKUP_BATCH: usize = 64;
+/// How long a connection waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long it counts that nothing is known about an address.
+const UNKNOWN_FOR: Duration = Duration::from_secs(1);
+/// How long it counts while nobody can be asked.
+const UNKNOWN_FOR_WITHOUT: Duration = Duration::from_secs(3600);
+/// Addresses of which it is remembered that nothing is known.
+const MAX_UNKNOWN: usize = 4096;
+
+/// Asks the controller, once for all connections that want to know the same.
+pub struct Lookups {
+    ask: mpsc::Sender<IpAddr>,
+    status: Status,
+    policy: Unanswered,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    connected: bool,
+    /// Addresses that the controller is being asked about, and who wants to know.
+    waiting: HashMap<IpAddr, watch::Sender<Option<bool>>>,
+    /// Questions under way.
+    sent: HashMap<u64, Vec<IpAddr>>,
+    unknown: HashMap<IpAddr, Instant>,
+}
+
+impl Lookups {
+    pub(super) fn new(ask: mpsc::Sender<IpAddr>, status: Status, policy: Unanswered) -> Self {
+        Self { ask, status, policy, state: Mutex::default() }
+    }
+
+    pub(super) fn connected(&self, connected: bool) {
+        self.state.lock().connected = connected;
+    }
+
+    /// A question is on its way.
+    pub(super) fn sent(&self, id: u64, addresses: Vec<IpAddr>) {
+        self.state.lock().sent.insert(id, addresses);
+    }
+
+    /// The answer: what is known is in the snapshot.
+    pub(super) fn found(&self, id: u64, known: bool) {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        for address in state.sent.remove(&id).unwrap_or_default() {
+            if !known {
+                state.remember(address, now);
+            }
+            if let Some(waiting) = state.waiting.remove(&address) {
+                waiting.send_replace(Some(true));
+            }
+        }
+        drop(state);
+        self.status.update(|facts| facts.lookups[usize::from(!known)] += 1);
+    }
+
+    /// The stream has ended: nobody answers.
+    pub(super) fn unanswered(&self) {
+        let mut state = self.state.lock();
+        state.connected = false;
+        state.sent.clear();
+        for (_, waiting) in state.waiting.drain() {
+            waiting.send_replace(Some(false));
+        }
+    }
+
+    fn begin(&self, address: IpAddr) -> Result<watch::Receiver<Option<bool>>, Answer> {
+        let mut state = self.state.lock();
+        if state.knows_nothing(address, UNKNOWN_FOR) {
+            return Err(Answer::Unknown);
+        }
+        if !state.connected {
+            return Err(self.without(&state, address));
+        }
+        if let Some(waiting) = state.waiting.get(&address) {
+            return Ok(waiting.subscribe());
+        }
+        if state.waiting.len() >= LOOKUPS_WAITING || self.ask.try_send(address).is_err() {
+            return Err(self.without(&state, address));
+        }
+        let (tell, told) = watch::channel(None);
+        state.waiting.insert(address, tell);
+        Ok(told)
+    }
+
+    /// What holds without an answer.
+    fn without(&self, state: &State, address: IpAddr) -> Answer {
+        let known_unknown = state.knows_nothing(address, UNKNOWN_FOR_WITHOUT);
+        if self.policy == Unanswered::Pass || known_unknown || !could_be_a_pod(address) {
+            return Answer::Unknown;
+        }
+        Answer::Refused(
+            "nothing is known about this private address, and the controller cannot be asked \
+             whether it is one of the mesh",
+        )
+    }
+
+    async fn ask(&self, address: IpAddr) -> Answer {
+        let mut told = match self.begin(address) {
+            Ok(told) => told,
+            Err(answer) => return answer,
+        };
+        let answered = tokio::time::timeout(PATIENCE, told.wait_for(Option::is_some)).await;
+        if matches!(&answered, Ok(Ok(answer)) if **answer == Some(true)) {
+            return Answer::LookAgain;
+        }
+        drop(answered);
+        self.status.update(|facts| facts.lookups[2] += 1);
+        let mut state = self.state.lock();
+        // Whoever comes next asks anew.
+        state.waiting.remove(&address);
+        self.without(&state, address)
+    }
+}
+
+impl UnknownDestinations for Lookups {
+    fn look_up(&self, address: IpAddr) -> AnswerFuture<'_> {
+        Box::pin(self.ask(address.to_canonical()))
+    }
+}
+
+impl State {
+    fn remember(&mut self, address: IpAddr, now: Instant) {
+        if self.unknown.len() >= MAX_UNKNOWN {
+            self.unknown.retain(|_, at| now.duration_since(*at) < UNKNOWN_FOR);
+        }
+        if self.unknown.len() < MAX_UNKNOWN {
+            self.unknown.insert(address, now);
+        }
+    }
+
+    fn knows_nothing(&self, address: IpAddr, limit: Duration) -> bool {
+        self.unknown.get(&address).is_some_and(|at| at.elapsed() < limit)
+    }
+}
+
+/// Whether pods and services have such addresses: private ones (RFC 1918, RFC 6598, RFC 4193).
+fn could_be_a_pod(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            v4.is_private() || (a == 100 && b & 0xc0 == 64)
+        }
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    }
+}
+
+#[cfg(test)]
+#[path = "lookup_tests.rs"]
+mod tests;

@@ -1,0 +1,227 @@
+//! The thread that writes the state file, so that a slow disk holds up nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use fairlead_wire::config::{Key, Resource};
+
+use super::journal::Journal;
+
+/// Batches that wait for the disk; each is one Update (4 MiB at most).
+const QUEUE: usize = 16;
+/// How long writes gather before the disk is asked to have them for good.
+const SYNC_AFTER: Duration = Duration::from_millis(500);
+
+/// One change.
+pub(crate) enum Entry {
+    /// An object.
+    Upsert(Arc<PathBuf>, Resource),
+    /// An object has gone.
+    Remove(Arc<PathBuf>, Key),
+    /// The trust bundle, PEM.
+    Trust(Vec<u8>),
+}
+
+enum Order {
+    Write { entries: Vec<Entry>, commit: bool },
+    Rollback,
+    Clear,
+    Touch(SystemTime),
+}
+
+/// Hands changes to the thread. Dropping it writes what is left and ends the thread.
+pub(crate) struct Keeper {
+    orders: Option<SyncSender<Order>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Something is missing on disk, and nothing more is added.
+    lost: AtomicBool,
+    bytes: AtomicU64,
+}
+
+impl Keeper {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The kernel gives no thread.
+    pub(crate) fn start(journal: Journal) -> std::io::Result<Self> {
+        let (orders, queue) = sync_channel(QUEUE);
+        let shared = Arc::new(Shared::default());
+        shared.bytes.store(journal.contents().end, Ordering::Relaxed);
+        let told = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
+            Writer { journal, shared: told, lost: false, unsynced: None }.run(&queue)
+        })?;
+        Ok(Self { orders: Some(orders), shared, thread: Some(thread) })
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether something is missing on disk. What is there stays as it was at its last commit, and
+    /// gets older; it begins anew with [`Keeper::clear`] and everything after it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::Acquire)
+    }
+
+    fn order(&self, order: Order) -> Result<(), Order> {
+        let Some(orders) = &self.orders else { return Ok(()) };
+        orders.try_send(order).map_err(|error| match error {
+            TrySendError::Full(order) | TrySendError::Disconnected(order) => order,
+        })
+    }
+
+    /// Writes changes; with `commit` they count, and those before them since the last commit.
+    /// Waits for a busy disk up to `patience`.
+    pub(crate) async fn write(&self, entries: Vec<Entry>, commit: bool, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut order = Order::Write { entries, commit };
+        while !self.is_lost() {
+            order = match self.order(order) {
+                Ok(()) => return,
+                Err(order) => order,
+            };
+            if Instant::now() > until {
+                tracing::warn!(
+                    "the disk is too slow for what the controller sends; the state is not kept \
+                     until everything is sent again"
+                );
+                self.shared.lost.store(true, Ordering::Release);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Takes back what is not committed.
+    pub(crate) fn rollback(&self) {
+        if !self.is_lost() && self.order(Order::Rollback).is_err() {
+            self.shared.lost.store(true, Ordering::Release);
+        }
+    }
+
+    /// Forgets everything; what is written from now on counts again. `false`: the disk is busy.
+    pub(crate) fn clear(&self) -> bool {
+        let taken = self.order(Order::Clear).is_ok();
+        if taken {
+            self.shared.lost.store(false, Ordering::Release);
+        }
+        taken
+    }
+
+    /// Says that what is committed was current then. One lost call does not matter.
+    pub(crate) fn touch(&self, at: SystemTime) {
+        if !self.is_lost() {
+            let _ = self.order(Order::Touch(at));
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    journal: Journal,
+    shared: Arc<Shared>,
+    /// Nothing is written before everything is.
+    lost: bool,
+    /// Since when something waits for [`Journal::sync`].
+    unsynced: Option<Instant>,
+}
+
+impl Writer {
+    fn run(mut self, queue: &Receiver<Order>) {
+        loop {
+            let order = match self.unsynced {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(since) => queue.recv_timeout(SYNC_AFTER.saturating_sub(since.elapsed())),
+            };
+            match order {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => self.sync(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    // A daemon that ends in order leaves what it knew.
+                    self.tell(|journal| journal.rollback());
+                    self.sync();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        if self.unsynced.take().is_some()
+            && let Err(error) = self.journal.sync()
+        {
+            self.lose(&error);
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        if self.lost && !matches!(order, Order::Clear) {
+            return;
+        }
+        match order {
+            Order::Write { entries, commit } => {
+                self.unsynced.get_or_insert_with(Instant::now);
+                self.tell(|journal| {
+                    for entry in entries {
+                        match entry {
+                            Entry::Upsert(path, resource) => journal.upsert(&path, &resource)?,
+                            Entry::Remove(path, key) => journal.remove(&path, &key)?,
+                            Entry::Trust(pem) => journal.trust(pem)?,
+                        }
+                    }
+                    if commit { journal.commit() } else { Ok(()) }
+                });
+            }
+            Order::Rollback => self.tell(Journal::rollback),
+            Order::Clear => {
+                self.lost = false;
+                self.tell(Journal::clear);
+            }
+            Order::Touch(at) => {
+                let _ = self.journal.touch(at);
+            }
+        }
+        self.shared.bytes.store(self.journal.contents().end, Ordering::Relaxed);
+        if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_AFTER) {
+            self.sync();
+        }
+    }
+
+    fn tell(&mut self, act: impl FnOnce(&mut Journal) -> std::io::Result<()>) {
+        if let Err(error) = act(&mut self.journal) {
+            self.lose(&error);
+        }
+    }
+
+    /// What comes next would leave a gap.
+    fn lose(&mut self, error: &std::io::Error) {
+        tracing::error!(
+            %error,
+            "the state cannot be written; what is on disk gets older until everything is sent again"
+        );
+        self.lost = true;
+        self.shared.lost.store(true, Ordering::Release);
+        if let Err(error) = self.journal.rollback() {
+            tracing::error!(%error, "nor can it be set back to what was complete");
+        }
+    }
+}

@@ -5,6 +5,7 @@ mod generated {
         missing_docs,
         unreachable_pub,
         clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
         reason = "made by prost from the documented proto file"
     )]
     tonic::include_proto!("fairlead.config.v1");

@@ -1,0 +1,123 @@
+use fairlead_wire::config::Fault;
+
+use super::*;
+
+fn verdict(spec: &Value, interested: usize, took: usize) -> Verdict {
+    let object = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": "r", "namespace": "n", "uid": "u", "generation": 3}, "spec": spec,
+    });
+    let json = object.to_string().into_bytes().into();
+    Verdict { generation: 3, interested, took, json, ..Verdict::default() }
+}
+
+fn good() -> Value {
+    json!({"hosts": ["r"], "http": [{"route": [{"destination": {"host": "r"}}]}]})
+}
+
+fn said(outcome: &Outcome) -> Vec<(&str, &str)> {
+    outcome.conditions.iter().map(|c| (c.status, c.reason)).collect()
+}
+
+#[test]
+fn a_good_object_on_all_nodes_is_all_true() {
+    let outcome = outcome(&verdict(&good(), 2, 2));
+    assert_eq!(said(&outcome), [("True", "Valid"), ("True", "Reconciled"), ("True", "Enforced")]);
+    assert_eq!(outcome.conditions[1].message, "taken by 2 of 2 nodes");
+    assert!(outcome.validation.is_empty());
+}
+
+#[test]
+fn nodes_that_have_not_answered_or_do_not_need_it_are_told_apart() {
+    let waiting = outcome(&verdict(&good(), 3, 1));
+    assert_eq!(said(&waiting)[1], ("Unknown", "Pending"));
+    assert_eq!(waiting.conditions[1].message, "taken by 1 of 3 nodes");
+    assert_eq!(said(&outcome(&verdict(&good(), 0, 0)))[1], ("True", "NoNodeNeedsIt"));
+}
+
+#[test]
+fn a_wrong_field_is_named_with_what_is_allowed() {
+    let mut spec = good();
+    spec["http"][0]["route"][0]["weight"] = "many".into();
+    let outcome = outcome(&verdict(&spec, 1, 1));
+    let accepted = &outcome.conditions[0];
+    assert_eq!((accepted.status, accepted.reason), ("False", "Invalid"));
+    assert!(accepted.message.starts_with("spec.http[0].route[0].weight: "), "{accepted:?}");
+    assert!(accepted.message.contains('('), "{accepted:?}");
+    assert!(accepted.is_fault() && !outcome.conditions[2].is_fault());
+    assert_eq!(outcome.validation[0]["level"], "ERROR");
+}
+
+#[test]
+fn fields_without_effect_are_listed() {
+    let mut spec = good();
+    spec["http"][0]["match"] = json!([{"statPrefix": "x"}]);
+    let outcome = outcome(&verdict(&spec, 1, 1));
+    assert_eq!(
+        said(&outcome),
+        [("True", "Valid"), ("True", "Reconciled"), ("False", "NotEnforcedYet")]
+    );
+    assert!(outcome.conditions[2].message.starts_with("spec.http[0].match[0].statPrefix: "));
+    assert_eq!(outcome.validation[0]["level"], "WARNING");
+}
+
+#[test]
+fn a_policy_that_cannot_be_enforced_is_not_accepted() {
+    let object = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "r", "namespace": "n"},
+        "spec": {"action": "CUSTOM", "provider": {"name": "p"}, "rules": [{}]},
+    });
+    let json = object.to_string().into_bytes().into();
+    let outcome = outcome(&Verdict { json, ..Verdict::default() });
+    assert_eq!(said(&outcome)[0].0, "False", "{outcome:?}");
+}
+
+#[test]
+fn refusals_name_the_node_and_the_reason() {
+    let mut of = verdict(&good(), 5, 3);
+    of.refused = 2;
+    let fault = Fault { field: "spec.x".into(), message: "no".into(), allowed: "yes".into() };
+    let rejection = Rejection { last_good: true, faults: vec![fault], ..Rejection::default() };
+    of.rejections = vec![("a".into(), Arc::new(rejection))];
+    let outcome = outcome(&of);
+    let reconciled = &outcome.conditions[1];
+    assert_eq!((reconciled.status, reconciled.reason), ("False", "Refused"));
+    assert_eq!(
+        reconciled.message,
+        "refused by 2 of 5 nodes; a: spec.x: no (yes); its last good version is in force"
+    );
+}
+
+#[test]
+fn what_is_there_already_is_not_written_again_and_times_stay() {
+    let first = outcome(&verdict(&good(), 3, 1));
+    let (written, changed) = merged(&first, None, "T1");
+    assert_eq!(changed.len(), 3);
+    let existing = Value::Array(written.clone());
+    let (again, changed) = merged(&first, Some(&existing), "T2");
+    assert_eq!((again, changed.len()), (written, 0));
+    let second = outcome(&verdict(&good(), 3, 3));
+    let (conditions, changed) = merged(&second, Some(&existing), "T3");
+    assert_eq!(changed, [RECONCILED]);
+    let time = |n: usize| conditions[n]["lastTransitionTime"].as_str().map(ToOwned::to_owned);
+    assert_eq!((time(0).as_deref(), time(1).as_deref()), (Some("T1"), Some("T3")));
+}
+
+#[test]
+fn a_count_alone_is_no_news() {
+    let of = |nodes| outcome(&verdict(&good(), nodes, nodes));
+    assert!(of(2).is_alike(&of(9)));
+    assert!(!of(2).is_alike(&outcome(&verdict(&good(), 2, 1))));
+    let waiting = |took| outcome(&verdict(&good(), 3, took));
+    assert!(!waiting(1).is_alike(&waiting(2)));
+}
+
+#[test]
+fn conditions_of_others_are_kept_and_messages_bounded() {
+    let existing = json!([{"type": "Accepted", "status": "True"}, {"type": "Other", "x": 1}]);
+    assert_eq!(others(Some(&existing)), [json!({"type": "Other", "x": 1})]);
+    assert!(others(None).is_empty());
+    let long = Condition::new(ACCEPTED, "False", "Invalid", &"é".repeat(5000));
+    assert_eq!(long.message.chars().count(), MAX_MESSAGE + 1);
+}

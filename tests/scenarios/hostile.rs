@@ -70,6 +70,72 @@ fn smuggling_pairs_are_refused_or_seen_as_one_request() -> Result<()> {
     others_are_served(&p, "smuggling")
 }
 
+/// Heads with two readings: 400 and the end of the connection, and no application sees a byte
+/// (Envoy's defaults), at the client's node and, of a client outside the mesh, at the server's.
+#[test]
+fn heads_with_two_readings_are_answered_with_400_and_the_end() -> Result<()> {
+    let p = pair()?;
+    let outside = p.mesh.pod(PodSpec::new("outside").namespace("legacy"))?;
+    p.mesh.sync()?;
+    let inbound = format!("{}:8081", p.server.ip());
+    let host = "Host: server\\r\\n";
+    let after = "GET /smuggled HTTP/1.1\\r\\nHost: server\\r\\n\\r\\n";
+    let chunked = "Transfer-Encoding: chunked\\r\\n";
+    let cases = [
+        (
+            "Content-Length beside",
+            format!("{host}Content-Length: 6\\r\\n{chunked}\\r\\n0\\r\\n\\r\\n"),
+        ),
+        (
+            "Content-Length beside",
+            format!("{host}{chunked}Content-Length: 4\\r\\n\\r\\n0\\r\\n\\r\\n"),
+        ),
+        (
+            "Content-Length beside",
+            format!("{host}{chunked}CONTENT-length:0\\r\\n\\r\\n0\\r\\n\\r\\n"),
+        ),
+        ("bare LF", format!("{host}X-A: b\\nContent-Length: 0\\r\\n\\r\\n")),
+        ("bare LF", format!("{host}Content-Length: 0\\r\\n\\n")),
+        ("bare LF", "Host: server\\n\\n".to_owned()),
+    ];
+    for (client, to) in [(&p.client, "server:81"), (&outside, inbound.as_str())] {
+        let node = usize::from(client.netns.name() == outside.netns.name());
+        for (why, rest) in &cases {
+            let request = format!("POST /first HTTP/1.1\\r\\n{rest}{after}");
+            // In one piece, and byte by byte.
+            for pace in [&[][..], &["--piece", "1", "--pace-ms", "1"]] {
+                let lines = p.mesh.log(node).len();
+                let args = [&["--quiet-ms", "3000"][..], pace].concat();
+                let sent = client.send(to, &request, &args)?;
+                let text = sent.received();
+                ensure!(text.starts_with("HTTP/1.1 400"), "{request} {args:?} to {to}: {}", sent.0);
+                ensure!(text.matches("HTTP/1.1").count() == 1, "{request} to {to}: {text}");
+                ensure!(!text.contains("X-Raw-Server"), "{request} reached the server: {text}");
+                ensure!(sent.end() == "fin", "{request} {args:?} to {to}: {}", sent.0);
+                eventually("a log line with the reason", Duration::from_secs(3), || {
+                    let log = p.mesh.log(node);
+                    let told = |e: &fairlead_tests::Entry| {
+                        e.text("reason").contains(why) && e.text("response_flags").contains("DPE")
+                    };
+                    Ok(log.iter().skip(lines).any(told).then_some(()))
+                })?;
+            }
+        }
+    }
+    // What came before such a head is answered; and what is behind a switch is no head.
+    let both = format!("GET /before HTTP/1.1\\r\\n{host}\\r\\nGET / HTTP/1.1\\nHost: server\\n\\n");
+    let text = p.client.send("server:80", &both, &["--quiet-ms", "3000"])?.received();
+    let (ok, bad) = (text.find("HTTP/1.1 200"), text.find("HTTP/1.1 400"));
+    ensure!(ok == Some(0) && bad > ok && text.contains("/before"), "{text}");
+    // A coding that nobody here undoes is not passed on without its name.
+    let gzip = format!(
+        "POST / HTTP/1.1\\r\\n{host}Transfer-Encoding: gzip, chunked\\r\\n\\r\\n0\\r\\n\\r\\n"
+    );
+    let text = p.client.send("server:81", &gzip, &["--quiet-ms", "3000"])?.received();
+    ensure!(text.starts_with("HTTP/1.1 501"), "{text}");
+    others_are_served(&p, "heads with two readings")
+}
+
 #[test]
 fn too_much_and_too_slow_have_bounds() -> Result<()> {
     let p = pair()?;

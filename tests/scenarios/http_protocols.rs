@@ -201,15 +201,67 @@ fn grpc_is_balanced_per_call_with_trailers_streams_and_deadlines() -> Result<()>
 #[test]
 fn connect_requests_make_tunnels_or_are_refused() -> Result<()> {
     let p = pair()?;
+    let before = p.mesh.metrics()?;
+    let head = |authority: &str, more: &str| {
+        format!("CONNECT {authority} HTTP/1.1\\r\\nHost: {authority}\\r\\n{more}\\r\\n")
+    };
+    let tunnel = head("server:80", "x-echo-tunnel: 1\\r\\n");
+    let length = tunnel.replace("\\r", "\r").replace("\\n", "\n").len().to_string();
+    // Both ways, and each way ends for itself: the server's last word comes after the client's
+    // end. The bare LF is none of a head's.
+    let talk = ["--piece", &length, "--pace-ms", "300", "--half-close", "--quiet-ms", "3000"];
+    let sent = p.client.send("server:80", &format!("{tunnel}ping\\n\\x00pong"), &talk)?;
+    let text = sent.received();
+    let (answer, carried) = text.split_once("\r\n\r\n").unwrap_or_default();
+    ensure!(answer.starts_with("HTTP/1.1 200") && carried == "v1:ping\n\0pong:bye", "{}", sent.0);
+    ensure!(sent.end() == "fin", "{}", sent.0);
+    ensure!(!answer.to_lowercase().contains("content-length"), "{answer}");
+    // What follows the head at once belongs to the tunnel.
+    let at_once = ["--quiet-ms", "1000"];
+    let sent = p.client.send("server:80", &format!("{tunnel}at once\\n"), &at_once)?;
+    ensure!(sent.received().ends_with("\r\n\r\nv1:at once\n"), "{}", sent.0);
+    let labels = [("reporter", "source"), ("response_code", "200")];
+    p.mesh.counted(&before, "istio_requests_total", &labels, 1.0)?;
+    p.mesh
+        .logged(0, "CONNECT", |e| e.text("method") == "CONNECT" && e.number("bytes_sent") > 10.0)?;
+    // A server that takes CONNECT for any method answers; a tunnel to elsewhere it never becomes.
+    let sent = p.client.send("server:80", &head("server:9000", ""), &["--quiet-ms", "1500"])?;
+    ensure!(sent.received().starts_with("HTTP/1."), "{}", sent.0);
+    // A length has no meaning here: none is passed on, and a request with a body is refused.
     let sent = p.client.send(
-        "server:80",
-        "CONNECT server:9000 HTTP/1.1\\r\\nHost: server:9000\\r\\n\\r\\n",
+        "server:81",
+        &head("server:81", "Content-Length: 0\\r\\n"),
         &["--quiet-ms", "1500"],
     )?;
-    ensure!(sent.received().starts_with("HTTP/1."), "{}", sent.0);
-    // The server answers CONNECT like any method; a tunnel to somewhere else it must never become.
-    let reply = p.client.get("http://server/", &[])?;
-    ensure!(reply.status() == 200, "{}", reply.0);
+    let (_, seen) = sent
+        .received()
+        .split_once("\r\n\r\n")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap_or_default();
+    ensure!(seen.starts_with("CONNECT server:81"), "{}", sent.0);
+    ensure!(!seen.to_lowercase().contains("content-length"), "{}", sent.0);
+    for length in ["Content-Length: 5\\r\\n", "Transfer-Encoding: chunked\\r\\n"] {
+        let request = format!("{}hello", head("server:81", length));
+        let sent = p.client.send("server:81", &request, &["--quiet-ms", "3000"])?;
+        ensure!(sent.received().starts_with("HTTP/1.1 400"), "{length}: {}", sent.0);
+        ensure!(!sent.received().contains("X-Raw-Server"), "{length}: {}", sent.0);
+    }
+    // Policy is asked about CONNECT as about any request.
+    let policy = |action: &str, method: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: methods, namespace: default}}\nspec:\n  selector: {{matchLabels: {{app: server}}}}\n  action: {action}\n  rules:\n  - to: [{{operation: {{methods: [{method}]}}}}]\n"
+        )
+    };
+    for (action, method) in [("DENY", "CONNECT"), ("ALLOW", "GET")] {
+        p.mesh.apply("methods", &policy(action, method))?;
+        let sent = p.client.send("server:80", &format!("{tunnel}ping"), &["--quiet-ms", "3000"])?;
+        ensure!(sent.received().starts_with("HTTP/1.1 403"), "{action} {method}: {}", sent.0);
+        ensure!(!sent.received().contains("v1:"), "{action} {method}: {}", sent.0);
+        p.mesh.logged(1, "the refusal", |e| {
+            e.text("method") == "CONNECT" && e.number("response_code") == 403.0
+        })?;
+        ensure!(p.client.get("http://server/", &[])?.status() == 200, "{action} {method}");
+    }
     Ok(())
 }
 

@@ -308,17 +308,52 @@ fn certificates_of_another_authority_or_none_are_refused() -> Result<()> {
             ensure!(refused, "{name} at {port}: {outcome:?}");
         }
     }
-    for flags in ["TLS_FAILURE", "IDENTITY_ERROR"] {
-        let seen = p
-            .mesh
-            .metrics()?
-            .sum("istio_tcp_connections_failed_total", &[("response_flags", flags)])
-            - before.sum("istio_tcp_connections_failed_total", &[("response_flags", flags)]);
-        eprintln!("{flags}: {seen}");
-    }
+    let failed = |flags: &str| -> Result<f64> {
+        let labels = [("response_flags", flags)];
+        let name = "istio_tcp_connections_failed_total";
+        Ok(p.mesh.metrics()?.sum(name, &labels) - before.sum(name, &labels))
+    };
+    // Each of the four, by what was wrong: the certificate, or what is in it.
+    let (tls, identity) = (failed("TLS_FAILURE")?, failed("IDENTITY_ERROR")?);
+    ensure!(tls + identity >= 4.0, "TLS_FAILURE {tls}, IDENTITY_ERROR {identity}");
     p.mesh.logged(1, "the stranger", |e| {
         e.mentions(&outside.ip().to_string()) && !e.text("reason").is_empty()
     })?;
+    ensure!(p.client.get("http://server/", &[])?.status() == 200);
+    Ok(())
+}
+
+/// Row 11.7: a handshake that fails (here without a certificate, and by an end in the middle) is
+/// counted as TLS_FAILURE and logged with the reason.
+#[test]
+fn failed_handshakes_are_counted_and_logged() -> Result<()> {
+    let p = pair()?;
+    let outside = p.mesh.pod(PodSpec::new("stranger").namespace("legacy"))?;
+    p.mesh.sync()?;
+    let labels = [
+        ("response_flags", "TLS_FAILURE"),
+        ("reporter", "destination"),
+        ("destination_workload", "server"),
+    ];
+    for (port, alpn) in [(9000, "fairlead/1"), (15008, "h2")] {
+        let before = p.mesh.metrics()?;
+        let to = SocketAddr::new(p.server.ip(), port);
+        let log = p.mesh.dir().join(format!("bare{port}"));
+        let args = ["s_client", "-quiet", "-connect", &to.to_string(), "-alpn", alpn, "-tls1_3"];
+        let mut bare = Tls::start(&outside.netns, &args, log)?;
+        let outcome = block_on(async { connect(bare.stream()?, "10.0.0.1:1", &[], "x").await });
+        ensure!(outcome.is_err(), "port {port}: {outcome:?}");
+        let name = "istio_tcp_connections_failed_total";
+        let counted = p.mesh.counted(&before, name, &labels, 1.0)?;
+        ensure!(counted == 1.0, "port {port}: {counted}");
+        let entry = p.mesh.logged(1, "the failed handshake", |e| {
+            let local = e.text("downstream_local_address");
+            local.ends_with(&format!(":{port}")) && e.text("reason").contains("TLS handshake")
+        })?;
+        ensure!(entry.text("reason").contains("certificate"), "{}", entry.0);
+        ensure!(entry.text("response_flags") == "DPE", "{}", entry.0);
+        ensure!(entry.mentions(&outside.ip().to_string()), "{}", entry.0);
+    }
     ensure!(p.client.get("http://server/", &[])?.status() == 200);
     Ok(())
 }

@@ -10,6 +10,7 @@ mod daemon_death;
 mod destination_rules;
 mod harness_itself;
 mod hostile;
+mod http_conformance;
 mod http_protocols;
 mod http_resilience;
 mod http_routing;

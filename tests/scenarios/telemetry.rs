@@ -1,13 +1,14 @@
 //! Istio's metrics with their labels (rows 11.1-11.3, 11.8), the access log in both formats
-//! (11.13, 11.14), trace headers passed through.
+//! (11.13, 11.14), trace headers passed through, connections over the bound (11.7).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fairlead_tests::Mesh;
 use fairlead_tests::metrics::Metrics;
+use fairlead_tests::{Mesh, PodSpec, eventually};
 
-use crate::common::{SERVER, counted_twice, pair};
+use crate::common::{SERVER, counted_twice, echo_args, pair, service};
 
 /// The labels of Istio 1.2x on request metrics, sorted.
 const HTTP_LABELS: &[&str] = &[
@@ -283,4 +284,47 @@ fn trace_headers_pass_and_the_log_holds_nothing_up() -> Result<()> {
 /// The daemon still answers.
 fn drop_everything(mesh: &Mesh) -> Result<()> {
     mesh.metrics().map(|_| ())
+}
+
+/// Row 11.7: connections over the bound of a node are refused, counted and logged as OVERLOAD, at
+/// the client's node and at the server's; those that are open stay, and room is given back.
+#[test]
+fn connections_over_the_bound_are_refused_counted_and_logged() -> Result<()> {
+    const BOUND: &str = "20";
+    for bounded in 0..2 {
+        let mesh = Mesh::new(2)?;
+        let client = mesh.pod(PodSpec::new("client"))?;
+        let server = mesh.pod(PodSpec::new("server").on(1))?;
+        mesh.service(service("server"));
+        mesh.sync()?;
+        for node in 0..2 {
+            let bound: &[&str] = if node == bounded { &["--max-connections", BOUND] } else { &[] };
+            mesh.spawn_daemon_with(node, bound)?;
+        }
+        (0..2).try_for_each(|node| mesh.wait_ready(node))?;
+        let _echo = server.serve(&echo_args("server", "v1"))?;
+        let before = mesh.metrics()?;
+        // The session that carries them takes a place at the server's node, too.
+        let count = if bounded == 0 { "20" } else { "19" };
+        let mut held = client.spawn(&["hold", "server:9000", count])?;
+        held.wait_for("held", Duration::from_secs(20))?;
+        let refused = client.send("server:9000", "hello\\n", &["--quiet-ms", "3000"])?;
+        ensure!(refused.received().is_empty() && refused.end() == "reset", "{}", refused.0);
+        let reporter = ["source", "destination"][bounded];
+        let labels = [("response_flags", "OVERLOAD"), ("reporter", reporter)];
+        mesh.counted(&before, "istio_tcp_connections_failed_total", &labels, 1.0)?;
+        mesh.counted(&before, "fairlead_connections_over_bound_total", &[], 1.0)?;
+        let entry = mesh.logged(bounded, "the bound", |e| e.text("reason").contains("bound"))?;
+        ensure!(entry.text("response_flags") == "UO", "{}", entry.0);
+        // The client's node names what the other one said, in the same class.
+        let labels = [("response_flags", "OVERLOAD"), ("reporter", "source")];
+        mesh.counted(&before, "istio_tcp_connections_failed_total", &labels, 1.0)?;
+        ensure!(held.alive(), "an open connection was closed");
+        drop(held);
+        eventually("room for a connection", Duration::from_secs(10), || {
+            let sent = client.send("server:9000", "hello\\n", &["--quiet-ms", "500"])?;
+            Ok(sent.received().contains("hello").then_some(()))
+        })?;
+    }
+    Ok(())
 }

@@ -89,12 +89,13 @@ fn build(force: bool) -> Result<()> {
     Ok(())
 }
 
-fn cache_dir() -> Result<PathBuf> {
+/// Where tools are kept that a task built for itself.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
     let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     var("FAIRLEAD_CACHE")
         .or_else(|| Some(var("XDG_CACHE_HOME")?.join("fairlead")))
         .or_else(|| Some(var("HOME")?.join(".cache/fairlead")))
-        .context("set FAIRLEAD_CACHE: there is no HOME to keep the eBPF linker under")
+        .context("set FAIRLEAD_CACHE: there is no HOME to keep tools under")
 }
 
 /// A digest of all that the object is made of.

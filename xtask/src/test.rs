@@ -66,6 +66,9 @@ impl Tally {
     }
 }
 
+/// The scenarios that run a conformance tester, which is built when one of them may be meant.
+const CONFORMANCE: &str = "http_conformance::h2spec_finds_nothing_on_either_side";
+
 /// Builds the daemon and the applications of the scenarios.
 pub(crate) fn build(profile: &str) -> Result<()> {
     ebpf::ensure_built()?;
@@ -170,7 +173,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         build(&args.profile)?;
         heading(&format!("scenarios, {} side by side", args.jobs));
         let filters: Vec<&str> = args.filter.iter().map(String::as_str).collect();
-        scenarios(&args.profile, args.jobs, &filters, &[], &mut tally)?;
+        let mut env = Vec::new();
+        if filters.iter().all(|filter| CONFORMANCE.contains(filter)) {
+            env.push(("FAIRLEAD_TEST_H2SPEC", tools::h2spec()?.display().to_string()));
+        }
+        scenarios(&args.profile, args.jobs, &filters, &env, &mut tally)?;
     }
     for name in &tally.failures {
         println!("failed: {name}");

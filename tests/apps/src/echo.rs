@@ -116,6 +116,12 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>, ends: Ends) -
     if crate::websocket::is_upgrade(&request) {
         return crate::websocket::accept(&mut request, state.version.clone());
     }
+    if request.method() == http::Method::CONNECT && request.headers().contains_key("x-echo-tunnel")
+    {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(tunnel(upgrade, state.version.clone()));
+        return Response::new(full(""));
+    }
     let (parts, body) = request.into_parts();
     let header = |name: &str| {
         parts.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned).unwrap_or_default()
@@ -194,6 +200,22 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>, ends: Ends) -
         response.headers_mut().insert("trailer", http::HeaderValue::from_static("x-echo-trailer"));
     }
     response
+}
+
+/// What CONNECT opens with `x-echo-tunnel`: the version, an echo, and a last word after the
+/// client's end.
+async fn tunnel(upgrade: hyper::upgrade::OnUpgrade, version: String) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let (mut read, mut write) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
+    let echo = async {
+        write.write_all(format!("{version}:").as_bytes()).await?;
+        tokio::io::copy(&mut read, &mut write).await?;
+        write.write_all(b":bye").await?;
+        write.shutdown().await
+    };
+    if let Err(error) = echo.await {
+        eprintln!("tunnel: {error}");
+    }
 }
 
 /// Reads a body to its end; keeps the first 64 KiB as text.

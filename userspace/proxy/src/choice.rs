@@ -22,6 +22,8 @@ pub(crate) enum Choice {
         workload: Option<Arc<Workload>>,
         /// `connectTimeout` of the mesh.
         connect_timeout: Duration,
+        /// Whose DestinationRule applies: the headless service's that the address belongs to.
+        cluster: Option<Arc<Cluster>>,
     },
 }
 
@@ -66,13 +68,21 @@ impl Choice {
             addr,
             workload: snapshot.workloads.get(&addr.ip()).cloned(),
             connect_timeout: snapshot.mesh.connect_timeout,
+            cluster: None,
         }
+    }
+
+    /// The choice for `addr` itself, which belongs to `cluster`: what is configured for that holds.
+    pub(crate) fn member(snapshot: &Snapshot, cluster: &Arc<Cluster>, addr: SocketAddr) -> Self {
+        let workload = snapshot.workloads.get(&addr.ip()).cloned();
+        let connect_timeout = cluster.policy.connect_timeout;
+        Self::Direct { addr, workload, connect_timeout, cluster: Some(Arc::clone(cluster)) }
     }
 
     /// The choice for a cluster: itself, or `asked` where its balancer passes that through.
     pub(crate) fn cluster(snapshot: &Snapshot, cluster: &Arc<Cluster>, asked: SocketAddr) -> Self {
         if cluster.policy.balancer == balance::LoadBalancer::Passthrough {
-            return Self::direct(snapshot, asked);
+            return Self::member(snapshot, cluster, asked);
         }
         Self::Cluster(Arc::clone(cluster), Family::of(asked))
     }
@@ -94,7 +104,8 @@ impl Choice {
     pub(crate) fn tls(&self) -> &UpstreamTls {
         match self {
             Self::Cluster(cluster, _) => &cluster.policy.tls,
-            Self::Direct { .. } => &UpstreamTls::Auto,
+            Self::Direct { cluster: Some(cluster), .. } => &cluster.policy.tls,
+            Self::Direct { cluster: None, .. } => &UpstreamTls::Auto,
         }
     }
 

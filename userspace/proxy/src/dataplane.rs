@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::housekeeping::keep_doing;
 use crate::live::{ConnectionInfo, Cut};
 use crate::state::{Pod, Shared};
 use crate::transport::Transport;
@@ -72,9 +73,14 @@ impl DataPlane {
         let notify = Arc::clone(&changed);
         let subscription = snapshots.subscribe(move |_| notify.notify_one());
         let shared = Arc::new(Shared::new(snapshots, transport, telemetry, settings));
+        let (following, sweeping) = (Arc::clone(&shared), Arc::clone(&shared));
         let housekeeping = [
-            tokio::spawn(follow_policy(Arc::clone(&shared), changed)),
-            tokio::spawn(sweep(Arc::clone(&shared))),
+            tokio::spawn(keep_doing("following policy", move || {
+                // Also when it is begun anew: a change may have gone by meanwhile.
+                changed.notify_one();
+                follow_policy(Arc::clone(&following), Arc::clone(&changed))
+            })),
+            tokio::spawn(keep_doing("sweeping", move || sweep(Arc::clone(&sweeping)))),
         ];
         Self { shared, runtime: Handle::current(), housekeeping, _subscription: subscription }
     }

@@ -144,7 +144,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
         Ok(Arrival::Ended) if of_mesh && mtls != MtlsMode::Disable => {
             refuse(tcp, report, Refusal::TlsFailure, NO_HELLO.into());
         }
-        Ok(Arrival::Silent | Arrival::Ended | Arrival::Plaintext) if mtls == MtlsMode::Strict => {
+        Ok(Arrival::Silent | Arrival::Ended | Arrival::Plaintext)
+            if inbound.refuses_plaintext(local.port()) =>
+        {
             let reason =
                 format!("plaintext to port {}, which takes mTLS only (STRICT)", local.port());
             refuse(tcp, report, Refusal::NetworkPolicy, reason);

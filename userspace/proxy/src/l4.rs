@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fairlead_config::model::{Cluster, Outbound, OutboundPolicy, Snapshot};
@@ -47,7 +48,7 @@ pub(crate) async fn carry(
     let routed = match route(outgoing, snapshot) {
         Ok(routed) => routed,
         Err(verdict) if silent && is_registry_only(outgoing, snapshot) => {
-            return refuse_unknown(tcp, first, report, verdict).await;
+            return refuse_silent(tcp, first, report, verdict, Some(PATIENCE)).await;
         }
         Err(verdict) => {
             report.verdict = verdict;
@@ -64,6 +65,12 @@ pub(crate) async fn carry(
     let connecting = connect(outgoing, snapshot, &routed.choice, service.as_deref(), report);
     let (upstream, _load) = match connecting.await {
         Ok(connected) => connected,
+        Err(failure) if silent && awaits_http(snapshot, &failure, report.upstream) => {
+            // The server is not given the word: it is the client's turn. As bytes it would not be
+            // admitted, so there is nothing to judge again until it speaks.
+            report.entry.unguard();
+            return refuse_silent(tcp, first, report, failure.verdict(), None).await;
+        }
         Err(failure) => {
             report.transport_failure = Some(failure.reason.clone());
             report.verdict = failure.verdict();
@@ -98,16 +105,31 @@ fn is_registry_only(outgoing: &Outgoing, snapshot: &Snapshot) -> bool {
         && snapshot.mesh.outbound == OutboundPolicy::RegistryOnly
 }
 
-/// A client that speaks HTTP late is owed its 502; another one is reset when it speaks, or when
-/// it has been silent for long.
-async fn refuse_unknown(
+/// Whether a pod of this node refuses the connection, and may allow requests of HTTP.
+fn awaits_http(snapshot: &Snapshot, failure: &Failure, upstream: Option<SocketAddr>) -> bool {
+    failure.class == Refusal::Deny
+        && upstream.is_some_and(|to| {
+            snapshot.inbound_at(to.ip()).is_some_and(|i| i.authz.needs_http(to.port()))
+        })
+}
+
+/// How long a client may be silent that is going to be refused anyway, unless it speaks HTTP.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A client that speaks HTTP late is owed an answer in HTTP; another one is reset when it speaks,
+/// or when it has been silent for `patience`.
+async fn refuse_silent(
     tcp: TcpStream,
     mut first: BytesMut,
     report: &mut TcpReport,
     verdict: Verdict,
+    patience: Option<Duration>,
 ) -> Carried {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(100);
-    match read_opening(&tcp, &mut first, Some(PATIENCE)).await {
+    let opening = tokio::select! {
+        opening = read_opening(&tcp, &mut first, patience) => opening,
+        cut = report.entry.until_cut() => Err(io::Error::other(cut.to_string())),
+    };
+    match opening {
         Ok(Opening::Http1) => Carried::Http { tcp, first, http2: false },
         Ok(Opening::Http2) => Carried::Http { tcp, first, http2: true },
         _ => {
@@ -127,21 +149,20 @@ struct Routed {
 
 fn route(outgoing: &Outgoing, snapshot: &Snapshot) -> Result<Routed, Verdict> {
     let asked = outgoing.dst.0;
-    let passthrough = |name: &str| Routed {
-        route: None,
-        name: name.into(),
-        choice: Choice::direct(snapshot, asked),
+    let direct = || {
+        let (choice, name) = outgoing.direct(snapshot);
+        Routed { route: None, name, choice }
     };
     let port = match &outgoing.target {
         Outbound::Service(port) => port,
-        Outbound::Workload(_) => return Ok(passthrough("PassthroughCluster")),
+        Outbound::Workload(_) => return Ok(direct()),
         Outbound::Unknown if snapshot.mesh.outbound == OutboundPolicy::RegistryOnly => {
             return Err(Verdict::refused(
                 Refusal::NoRoute,
                 format!("nothing in the registry is at {asked} (REGISTRY_ONLY)"),
             ));
         }
-        Outbound::Unknown => return Ok(passthrough("PassthroughCluster")),
+        Outbound::Unknown => return Ok(direct()),
     };
     let routes = port.routes(snapshot.client(&outgoing.caller.workload));
     let selected =

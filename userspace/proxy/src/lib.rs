@@ -14,6 +14,7 @@ mod choice;
 mod dataplane;
 pub mod detect;
 mod first;
+mod housekeeping;
 mod http;
 mod inbound;
 mod l4;

@@ -11,6 +11,7 @@ use fairlead_telemetry::{ServiceLabels, WorkloadLabels};
 use fairlead_types::{AppProtocol, OriginalDst, Refusal};
 use tokio::net::TcpStream;
 
+use crate::choice::Choice;
 use crate::first::{Opening, SILENCE, read_opening};
 use crate::http::server;
 use crate::l4::{self, Carried};
@@ -57,6 +58,26 @@ impl Outgoing {
         snapshot.mesh.outbound == OutboundPolicy::RegistryOnly
             || !snapshot.virtual_hosts.exact.is_empty()
             || !snapshot.virtual_hosts.wildcard.is_empty()
+    }
+
+    /// The address that the application asked for, as it is, and its `upstream_cluster`. The
+    /// DestinationRule of a headless service applies to its pods' addresses, as in Istio.
+    pub(crate) fn direct(&self, snapshot: &Snapshot) -> (Choice, Arc<str>) {
+        let asked = self.dst.0;
+        let headless = match &self.target {
+            Outbound::Workload(workload) => snapshot.target_port(&workload.id, asked.port()),
+            Outbound::Service(_) | Outbound::Unknown => None,
+        };
+        let cluster = headless.filter(|target| target.service.is_headless()).and_then(|target| {
+            let (service, port) = (&target.service, target.service_port);
+            let port = snapshot.service_port(&service.namespace, &service.name, port)?;
+            let client = snapshot.client(&self.caller.workload);
+            snapshot.cluster(port.routes(client).default_cluster)
+        });
+        match cluster {
+            Some(cluster) => (Choice::member(snapshot, cluster, asked), Arc::clone(&cluster.name)),
+            None => (Choice::direct(snapshot, asked), "PassthroughCluster".into()),
+        }
     }
 
     /// Who talks to whom, before there is an endpoint.

@@ -56,6 +56,7 @@ impl Plain {
             dst: OriginalDst(self.local),
             facts: self.facts(),
             receiver: self.receiver,
+            native: false,
         };
         let served = server::serve_inbound(arrival, io, http2, &report.entry);
         let broken = Box::pin(served).await;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fairlead_config::model::{Inbound, MtlsMode, PeerWire, Snapshot, UpstreamTls, Workload};
+use fairlead_config::model::{Inbound, PeerWire, Snapshot, UpstreamTls, Workload};
 use fairlead_policy::ConnView;
 use fairlead_policy::authz::Verdict as Authorization;
 use fairlead_types::{ClientAddr, Refusal, ResponseFlags, SpiffeId};
@@ -238,10 +238,21 @@ impl Caller {
             Way::Plain => Ok(Upstream::Tcp(self.connect_plain(to, timeout).await?)),
             Way::Mesh(target) => {
                 let meta = self.meta(to, service);
-                let tunnel = self.shared.transport.tunnel(target, &meta).await?;
-                Ok(Upstream::Tunnel(Box::new(tunnel)))
+                Ok(Upstream::Tunnel(Box::new(self.tunnel(target, &meta, timeout).await?)))
             }
         }
+    }
+
+    /// Opens a tunnel: within the time that a session may take, and the other node its connection
+    /// to the application.
+    pub(crate) async fn tunnel(
+        &self,
+        target: &Target,
+        meta: &StreamMeta,
+        timeout: Duration,
+    ) -> Result<Tunnel, Failure> {
+        let limit = timeout.saturating_add(transport::limits::PLACE_TIMEOUT);
+        Ok(self.shared.transport.tunnel_within(target, meta, limit).await?)
     }
 
     /// Connects in plaintext from the pod's own namespace.
@@ -304,7 +315,7 @@ pub(crate) fn still_admitted(snapshot: &Snapshot, guarded: &Guarded) -> Result<(
     let facts = &guarded.facts;
     let Some(inbound) = snapshot.inbound.get(&guarded.workload) else { return Ok(()) };
     let port = facts.destination.port();
-    if facts.peer.is_none() && inbound.mtls(port) == MtlsMode::Strict {
+    if facts.peer.is_none() && inbound.refuses_plaintext(port) {
         let reason = format!("port {port} takes mTLS only (STRICT)");
         return Err(Failure::new(Refusal::NetworkPolicy, reason, false));
     }

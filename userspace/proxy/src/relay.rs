@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use crate::sock;
+use crate::sock::{self, Breaking};
 
 /// Buffer of a direction that carries little at a time.
 const SMALL: usize = 16 * 1024;
@@ -89,11 +89,24 @@ struct Direction<'a> {
     large: bool,
     done: bool,
     count: &'a AtomicU64,
+    /// Of `from`, while `to` takes nothing.
+    breaking: Breaking<'a>,
 }
 
 impl<'a> Direction<'a> {
     fn new(from: &'a TcpStream, to: &'a TcpStream, first: Bytes, count: &'a AtomicU64) -> Self {
-        Self { from, to, first, buffer: None, at: 0, end: 0, large: false, done: false, count }
+        Self {
+            from,
+            to,
+            first,
+            buffer: None,
+            at: 0,
+            end: 0,
+            large: false,
+            done: false,
+            count,
+            breaking: Breaking::default(),
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
@@ -101,8 +114,12 @@ impl<'a> Direction<'a> {
             if self.done {
                 return Poll::Ready(Ok(()));
             }
-            if !self.first.is_empty() || self.at < self.end {
-                ready!(self.poll_drain(cx)).map_err(Broken::To)?;
+            if (!self.first.is_empty() || self.at < self.end)
+                && self.poll_drain(cx).map_err(Broken::To)?.is_pending()
+            {
+                // Nothing is read while nothing can be written, not even a reset.
+                let broken = ready!(self.breaking.poll(self.from, cx));
+                return Poll::Ready(Err(Broken::From(broken)));
             }
             match self.poll_fill(cx) {
                 Poll::Ready(Ok(true)) => {}
@@ -256,6 +273,22 @@ mod tests {
         let error = client.read(&mut buf).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert!(matches!(task.await.unwrap(), End::Upstream(_)));
+    }
+
+    /// A reset is passed on at once, even while the other side takes nothing.
+    #[tokio::test]
+    async fn a_reset_travels_past_what_is_stuck() {
+        let (mut client, server, task, _) = relayed().await;
+        // Until nothing more goes in: the server does not read.
+        let chunk = vec![0; 1 << 20];
+        let stuck = Duration::from_millis(200);
+        while tokio::time::timeout(stuck, client.write_all(&chunk)).await.is_ok() {}
+        sock::reset(client);
+        let end = tokio::time::timeout(Duration::from_secs(5), task).await;
+        assert!(matches!(end.expect("the reset is not passed on").unwrap(), End::Client(_)));
+        let error = sock::broken(&server);
+        let error = tokio::time::timeout(Duration::from_secs(5), error).await.unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]

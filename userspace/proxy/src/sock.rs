@@ -1,6 +1,7 @@
 //! Sockets: connecting through a pod's namespace, refusing with a reset, looking at first bytes,
 //! and putting bytes that were read back in front of a stream.
 
+use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -41,6 +42,32 @@ pub(crate) fn reset_on_drop(stream: &TcpStream) {
 pub(crate) fn reset(stream: TcpStream) {
     reset_on_drop(&stream);
     drop(stream);
+}
+
+/// Waits until the connection breaks. Reading says so too, but only once everything that came
+/// before has been read, for which there may be no room.
+pub(crate) async fn broken(stream: &TcpStream) -> io::Error {
+    loop {
+        match stream.ready(Interest::ERROR).await {
+            Err(error) => return error,
+            Ok(_) => match stream.take_error() {
+                Err(error) | Ok(Some(error)) => return error,
+                // Somebody else has taken the error: whoever reads or writes gets to know.
+                Ok(None) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+/// [`broken`], waited for from when it is first asked.
+#[derive(Default)]
+pub(crate) struct Breaking<'a>(Option<Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>>);
+
+impl<'a> Breaking<'a> {
+    /// Ready once `stream` has broken.
+    pub(crate) fn poll(&mut self, stream: &'a TcpStream, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.0.get_or_insert_with(|| Box::pin(broken(stream))).as_mut().poll(cx)
+    }
 }
 
 /// Sends the FIN.

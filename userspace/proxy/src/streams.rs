@@ -6,9 +6,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use fairlead_types::{AppProtocol, Refusal, ResponseFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use crate::detect::{Sniff, sniff};
-use crate::first::{Opening, SILENCE};
+use crate::first::{HALF_LINE, Opening, SILENCE};
 use crate::http::{arrive, server};
 use crate::inbound::Receiver;
 use crate::l4;
@@ -20,6 +22,9 @@ use crate::sock::Prefixed;
 use crate::transport::{
     self, InboundHandler, InboundStream, Peer, TunnelOffer, UpgradeOffer, Wire,
 };
+
+/// What one read of a tunnel's first bytes asks for.
+const READ: usize = 4 * 1024;
 
 impl InboundHandler for Receiver {
     async fn tunnel(&self, stream: InboundStream, offer: TunnelOffer) {
@@ -47,19 +52,28 @@ impl InboundHandler for Receiver {
             && (stream.peer.wire == Wire::Hbone || inbound.authz.needs_http(port));
         let mut first = BytesMut::new();
         let mut stage = Stage::Offered(offer);
+        let mut silent = false;
         if protocol.is_http() || sniffs {
             let Stage::Offered(offer) = stage else { return };
             let Ok(mut tunnel) = offer.accept() else { return };
-            let opening = opening_of(&mut tunnel, &mut first, protocol).await;
-            if opening != Opening::Bytes && opening != Opening::Silent {
-                report.becomes_http();
+            // HTTP may be allowed to some requests where a connection is not to all: then the
+            // server cannot be given the word, and the client has to speak.
+            let must_speak = protocol.is_http()
+                || inbound.authz.needs_http(port) && reach::authorize(&inbound, &facts).is_err();
+            let silence = (!must_speak).then_some(SILENCE);
+            let opening = opening_of(&mut tunnel, &mut first, protocol, silence);
+            let opening = tokio::select! {
+                opening = opening => opening,
+                cut = report.entry.until_cut() => {
+                    report.verdict.reason = Some(cut.to_string().into());
+                    return tunnel.reset();
+                }
+            };
+            if let Opening::Http1 | Opening::Http2 = opening {
                 let http2 = opening == Opening::Http2;
-                let io = Prefixed::new(first.freeze(), tunnel);
-                let arrival = arrive::Arrival { receiver: self.clone(), client, dst, facts };
-                let served = server::serve_inbound(arrival, io, http2, &report.entry);
-                let broken = Box::pin(served).await;
-                return report.broke_protocol(broken);
+                return self.http(stream, tunnel, first, http2, report).await;
             }
+            silent = opening == Opening::Silent;
             stage = Stage::Accepted(tunnel);
         }
         report.name_application(dst.0);
@@ -87,9 +101,25 @@ impl InboundHandler for Receiver {
                 return;
             }
         };
-        let Some(tunnel) = stage.accept() else { return };
+        let Some(mut tunnel) = stage.accept() else { return };
         report.upstream_local = app.local_addr().ok();
         report.entry.set(State::Bytes, Some(dst.0));
+        if silent {
+            let spoke = tokio::select! {
+                spoke = client_first(&app, &mut tunnel, &mut first, protocol) => spoke,
+                cut = report.entry.until_cut() => Err(std::io::Error::other(cut.to_string())),
+            };
+            match spoke {
+                // It was not a connection that the application was wanted for.
+                Ok(Opening::Http1) => return self.http(stream, tunnel, first, false, report).await,
+                Ok(Opening::Http2) => return self.http(stream, tunnel, first, true, report).await,
+                Ok(Opening::Bytes | Opening::Silent) => {}
+                Err(error) => {
+                    report.verdict.reason = Some(error.to_string().into());
+                    return tunnel.reset();
+                }
+            }
+        }
         report.open();
         if !first.is_empty() {
             if let Err(error) = app.write_all(&first).await {
@@ -125,6 +155,51 @@ impl InboundHandler for Receiver {
     }
 }
 
+impl Receiver {
+    /// Serves the requests in a tunnel.
+    async fn http(
+        &self,
+        stream: InboundStream,
+        tunnel: transport::Tunnel,
+        first: BytesMut,
+        http2: bool,
+        mut report: TcpReport,
+    ) {
+        report.becomes_http();
+        report.entry.unguard();
+        let io = Prefixed::new(first.freeze(), tunnel);
+        // A client's own connection: what nodes tell each other is not for it.
+        let arrival = arrive::Arrival { native: false, ..arrive::Arrival::of(self, &stream) };
+        let served = server::serve_inbound(arrival, io, http2, &report.entry);
+        let broken = Box::pin(served).await;
+        report.broke_protocol(broken);
+    }
+}
+
+/// Waits for the first byte of either side. [`Opening::Silent`]: the application spoke first.
+async fn client_first(
+    app: &TcpStream,
+    tunnel: &mut transport::Tunnel,
+    first: &mut BytesMut,
+    protocol: AppProtocol,
+) -> std::io::Result<Opening> {
+    first.reserve(READ);
+    let mut byte = [0];
+    tokio::select! {
+        biased;
+        spoke = app.peek(&mut byte) => {
+            spoke?;
+            return Ok(Opening::Silent);
+        }
+        spoke = tunnel.read_buf(first) => { spoke?; }
+    }
+    Ok(if first.is_empty() {
+        Opening::Bytes
+    } else {
+        opening_of(tunnel, first, protocol, None).await
+    })
+}
+
 /// A tunnel before it carries bytes. It is accepted once the application has accepted, so that
 /// the other node may try another endpoint; where its first bytes decide, they come first.
 enum Stage {
@@ -148,39 +223,40 @@ impl Stage {
     }
 }
 
-/// What a tunnel's client begins with. On a port that is declared HTTP there is no hurry.
+/// What a tunnel's client begins with; `silence` is how long to wait for its first byte, `None` is
+/// for ever. On a port that is declared HTTP, whatever comes is for the HTTP parser.
 async fn opening_of(
     tunnel: &mut transport::Tunnel,
     first: &mut BytesMut,
     protocol: AppProtocol,
+    silence: Option<Duration>,
 ) -> Opening {
-    const READ: usize = 4 * 1024;
     let declared = protocol.is_http();
+    let otherwise = if declared { Opening::Http1 } else { Opening::Bytes };
+    let mut half_line = None;
     loop {
         match sniff(first) {
             Sniff::Http2 => return Opening::Http2,
             Sniff::Http1 => return Opening::Http1,
-            Sniff::Tls | Sniff::Other if declared => return Opening::Http1,
-            Sniff::Tls | Sniff::Other => return Opening::Bytes,
+            Sniff::Tls | Sniff::Other => return otherwise,
             Sniff::NeedMore => {}
         }
-        let wait = match (declared, first.is_empty()) {
-            (true, true) => None,
-            (false, true) => Some(SILENCE),
-            (_, false) => Some(Duration::from_secs(1)),
+        // In all, however often a little more comes.
+        let until = if first.is_empty() {
+            silence.map(|silence| Instant::now() + silence)
+        } else {
+            Some(*half_line.get_or_insert_with(|| Instant::now() + HALF_LINE))
         };
         first.reserve(READ);
         let read = tunnel.read_buf(first);
-        let read = match wait {
-            Some(wait) => tokio::time::timeout(wait, read).await,
+        let read = match until {
+            Some(until) => timeout_at(until, read).await,
             None => Ok(read.await),
         };
         match read {
             Ok(Ok(n)) if n > 0 => {}
-            Ok(_) if declared => return Opening::Http1,
-            Ok(_) => return Opening::Bytes,
-            Err(_) if declared => return Opening::Http1,
-            Err(_) => return Opening::Silent,
+            Err(_) if first.is_empty() => return Opening::Silent,
+            _ => return otherwise,
         }
     }
 }

@@ -27,6 +27,12 @@ impl Inbound {
         self.ports.binary_search_by_key(&port, |p| p.number).ok().map(|i| &self.ports[i])
     }
 
+    /// Whether a client that has proven no identity is refused at a port (STRICT).
+    #[must_use]
+    pub fn refuses_plaintext(&self, port: u16) -> bool {
+        self.mtls(port) == MtlsMode::Strict
+    }
+
     /// The mTLS mode of a port (`portLevelMtls` before the workload's mode).
     #[must_use]
     pub fn mtls(&self, port: u16) -> MtlsMode {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fairlead_config::model::{Inbound, MtlsMode, Snapshot};
+use fairlead_config::model::{Inbound, Snapshot};
 use fairlead_policy::ConnView;
 use fairlead_policy::authz::Verdict;
 use fairlead_policy::filter::retry::Outcome;
@@ -23,7 +23,7 @@ use crate::inbound::Receiver;
 use crate::labels;
 use crate::live::Facts;
 use crate::state::Pod;
-use crate::transport::{InboundStream, UpgradeOffer};
+use crate::transport::{InboundStream, UpgradeOffer, Wire};
 
 /// A connection or stream whose requests are for a pod of this node.
 pub(crate) struct Arrival {
@@ -31,6 +31,8 @@ pub(crate) struct Arrival {
     pub(crate) client: ClientAddr,
     pub(crate) dst: OriginalDst,
     pub(crate) facts: Facts,
+    /// Whether a Fairlead node gets the answers: it parsed the requests.
+    pub(crate) native: bool,
 }
 
 impl Arrival {
@@ -41,6 +43,7 @@ impl Arrival {
             client: stream.client,
             dst: stream.dst,
             facts: Facts::of(stream),
+            native: stream.peer.wire == Wire::Native,
         }
     }
 
@@ -180,7 +183,7 @@ impl Arrival {
             }
             Err(error) => {
                 let mut response = exchange.local(&error.reply);
-                if error.outcome == Outcome::ConnectFailure && self.facts.peer.is_some() {
+                if error.outcome == Outcome::ConnectFailure && self.native {
                     let yes = http::HeaderValue::from_static("1");
                     response.headers_mut().insert(headers::UNDELIVERED, yes);
                 }
@@ -202,7 +205,7 @@ pub(crate) fn authorize<B>(
 ) -> Result<(), LocalReply> {
     // Asked when the connection came, too; but it may be older than the PeerAuthentication.
     let port = facts.destination.port();
-    if facts.peer.is_none() && inbound.mtls(port) == MtlsMode::Strict {
+    if facts.peer.is_none() && inbound.refuses_plaintext(port) {
         return Err(LocalReply::mtls_only(port));
     }
     let conn = ConnView {

@@ -196,7 +196,9 @@ async fn one(
                     }
                     Ok(Answer { response, local: Some(local), lease: None })
                 }
-                Wire::Hbone => send::tunnelled(caller, &target, &meta, http2, request).await,
+                Wire::Hbone => {
+                    send::tunnelled(caller, &target, &meta, http2, timeout, request).await
+                }
             }
         }
     }

@@ -153,6 +153,8 @@ impl Exchange {
     ) -> Response<Reported> {
         self.note_response(response.status().as_u16(), response.headers());
         let (parts, body) = response.into_parts();
+        // Not the server's to decide: what it sends all the same would break the client's stream.
+        let body = if self.method == Method::HEAD { Body::Empty } else { body };
         let mut reported = Reported { body, exchange: Some(self), deadline };
         if reported.body.is_end_stream() {
             reported.finish();

@@ -85,6 +85,25 @@ fn contains_token(value: &HeaderValue, token: &str) -> bool {
     tokens(value).any(|t| t.split(';').next().is_some_and(|t| t.trim().eq_ignore_ascii_case(token)))
 }
 
+/// Whether a body comes in a coding other than plain chunks. `Transfer-Encoding` belongs to one
+/// hop, and nothing here undoes its other codings.
+pub(crate) fn has_unknown_coding(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(TRANSFER_ENCODING)
+        .iter()
+        .any(|v| !v.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Removes the length of a body that is empty; `false` where there is one that is not.
+pub(crate) fn drop_empty_body(headers: &mut HeaderMap) -> bool {
+    let empty = !headers.contains_key(TRANSFER_ENCODING)
+        && headers.get_all(CONTENT_LENGTH).iter().all(|length| length == "0");
+    if empty {
+        headers.remove(CONTENT_LENGTH);
+    }
+    empty
+}
+
 /// Whether the request asks for a switch of protocols (RFC 9110 section 7.8): `Connection:
 /// upgrade` with `Upgrade`, except to `h2c` and in requests with a body, where it is refused by
 /// ignoring it.

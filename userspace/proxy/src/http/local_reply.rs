@@ -66,6 +66,20 @@ impl LocalReply {
         }
     }
 
+    /// 501: a body in a coding that nobody here undoes (Envoy's `http1.invalid_transfer_encoding`).
+    pub(crate) fn unknown_coding() -> Self {
+        Self {
+            closes: true,
+            ..Self::new(
+                StatusCode::NOT_IMPLEMENTED,
+                ResponseFlags::DownstreamProtocolError,
+                "http1.invalid_transfer_encoding",
+                "Not Implemented",
+                "a Transfer-Encoding other than chunked",
+            )
+        }
+    }
+
     /// 403: a request in plaintext over a connection from before its port took mTLS only.
     pub(crate) fn mtls_only(port: u16) -> Self {
         let reason = format!("plaintext to port {port}, which takes mTLS only (STRICT)");

@@ -5,6 +5,7 @@ pub(crate) mod arrive;
 mod attempt;
 mod exchange;
 pub mod fuzz;
+mod head;
 mod headers;
 mod io;
 mod local_reply;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use fairlead_types::SpiffeId;
 use hyper::client::conn::{http1, http2};
 use parking_lot::Mutex;
 
@@ -23,9 +24,11 @@ const IDLE: usize = 4096;
 /// How long a connection waits for its next request.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 /// Requests on one HTTP/2 connection before another one is opened beside it.
-const PER_HTTP2: usize = 100;
+pub(super) const PER_HTTP2: usize = 100;
 /// HTTP/2 connections to one place at most; beyond it they are shared by more.
 const HTTP2_PER_KEY: usize = 16;
+/// And in one pod's pool altogether; one more serves its own request and is not kept.
+const HTTP2: usize = 1024;
 
 /// What makes two requests take the same connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,8 +48,8 @@ pub(crate) enum Via {
     Delivery(IpAddr),
     /// In plaintext, out of the pod's namespace.
     Plain,
-    /// Through a tunnel of the transport.
-    Tunnel,
+    /// Through a tunnel of the transport, to a peer that has proven to be one of these.
+    Tunnel(Arc<[SpiffeId]>),
 }
 
 /// A connection to send a request on.
@@ -132,6 +135,8 @@ struct Shared {
 struct Slots {
     map: HashMap<Key, Slot>,
     idle: usize,
+    /// HTTP/2 connections, as of the last sweep, and those added since.
+    shared: usize,
 }
 
 /// The pool of one pod.
@@ -194,9 +199,13 @@ impl Pool {
         let busy = Arc::default();
         let taken = Sender::Http2(sender.clone(), local, Busy::enter(&busy));
         let mut slots = self.slots.lock();
+        if slots.shared >= HTTP2 {
+            return taken;
+        }
         let slot = slots.map.entry(key.clone()).or_default();
         if slot.shared.len() < HTTP2_PER_KEY {
             slot.shared.push(Shared { sender, local, busy, used: Instant::now() });
+            slots.shared += 1;
         }
         taken
     }
@@ -226,16 +235,17 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Instant) {
         let mut slots = self.slots.lock();
         let fresh = |since: Instant| now.saturating_duration_since(since) < IDLE_TIME;
-        let mut idle = 0;
+        let (mut idle, mut shared) = (0, 0);
         slots.map.retain(|_, slot| {
             slot.idle.retain(|(sender, _, since)| fresh(*since) && !sender.is_closed());
             slot.shared.retain(|c| {
                 !c.sender.is_closed() && (c.busy.load(Ordering::Relaxed) > 0 || fresh(c.used))
             });
             idle += slot.idle.len();
+            shared += slot.shared.len();
             !slot.idle.is_empty() || !slot.shared.is_empty()
         });
-        slots.idle = idle;
+        (slots.idle, slots.shared) = (idle, shared);
     }
 
     /// Closes everything that waits.

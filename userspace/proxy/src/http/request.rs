@@ -41,6 +41,14 @@ pub(super) fn canonical<B>(
 ) -> Result<(), LocalReply> {
     headers::canonical_target(request, default)
         .map_err(|bad| LocalReply::bad_request(bad.as_str()))?;
+    if headers::has_unknown_coding(request.headers()) {
+        return Err(LocalReply::unknown_coding());
+    }
+    if request.method() == Method::CONNECT && !headers::drop_empty_body(request.headers_mut()) {
+        // What follows the head would be body to one reader and tunnel to the next (RFC 9110
+        // section 9.3.6).
+        return Err(LocalReply::bad_request("CONNECT with a body"));
+    }
     let path = request.uri().path();
     if request.method() == Method::CONNECT || path == "*" {
         return Ok(());

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::headers;
 use super::local_reply::LocalReply;
-use super::pool::{Key, Lease, Local, Sender, Via};
+use super::pool::{Key, Lease, Local, PER_HTTP2, Sender, Via};
 use crate::body::Body;
 use crate::reach::{self, Caller, Failure};
 use crate::state::Pod;
@@ -25,8 +25,11 @@ use crate::transport::{StreamMeta, Target, TransportError, Tunnel};
 
 /// A response's headers.
 const RESPONSE_HEADERS: usize = 128 * 1024;
-/// Credit of a stream and of a connection to an application.
-const WINDOWS: (u32, u32) = (256 * 1024, 4 * 1024 * 1024);
+/// Credit of a stream of a connection to an application.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Credit of the connection: as much as all the requests together that one takes before another is
+/// opened beside it, so that clients which stall never use up what the others need.
+const WINDOW: u32 = STREAM_WINDOW * PER_HTTP2 as u32;
 /// Connections out of the pool that turn out to be dead before a new one is made.
 const STALE_MAX: usize = 4;
 
@@ -175,11 +178,11 @@ pub(super) async fn tunnelled(
     target: &Target,
     meta: &StreamMeta,
     http2: bool,
+    timeout: Duration,
     request: Request<Body>,
 ) -> Result<Answer, TryError> {
-    let key = Key { to: target.dst(), via: Via::Tunnel, http2 };
-    let connect =
-        || async { caller.shared.transport.tunnel(target, meta).await.map_err(Failure::from) };
+    let key = Key { to: target.dst(), via: Via::Tunnel(Arc::clone(target.expect())), http2 };
+    let connect = || caller.tunnel(target, meta, timeout);
     over_pool(&caller.pod, key, connect, request).await
 }
 
@@ -238,8 +241,8 @@ where
     if key.http2 {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOWS.0)
-            .initial_connection_window_size(WINDOWS.1)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(WINDOW)
             .max_header_list_size(RESPONSE_HEADERS as u32)
             .handshake(io)
             .await

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::arrive::Arrival;
 use super::exchange::Reported;
-use super::io::{Answering, Held, InFlight, SlowHead};
+use super::io::{Answering, Held, InFlight, Switching, Watched};
 use super::service;
 use crate::body::Body;
 use crate::live::{Entry, Live};
@@ -92,8 +92,8 @@ where
 {
     let in_flight = InFlight::default();
     let limit = (!http2).then_some(HEADER_TIME);
-    let io = SlowHead::new(io, in_flight.clone(), limit, entry.live());
-    let io = TokioIo::new(io);
+    let io = TokioIo::new(Watched::new(io, in_flight.clone(), limit, entry.live()));
+    let heads = in_flight.clone();
     let switched = Switched::default();
     let (switching, live) = (switched.clone(), entry.live());
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -104,6 +104,7 @@ where
             switched: switching.clone(),
             live: Arc::clone(&live),
             answering: in_flight.enter(),
+            switching: (!http2).then(|| in_flight.switching()),
         });
         let response = handle(request.map(Body::Incoming), switch);
         async move {
@@ -159,6 +160,8 @@ where
         }
     };
     let broken = result.err().and_then(|error| broken_protocol(&error));
+    let refused = heads.refused().map(|why| format!("the client broke the protocol: {why}"));
+    let broken = refused.or(broken);
     // What switched protocols belongs to the connection: its place is taken until that has ended.
     let mut left = std::mem::take(&mut *switched.0.lock());
     tokio::select! {
@@ -195,6 +198,7 @@ pub(crate) struct Switch {
     switched: Switched,
     live: Arc<Live>,
     answering: Answering,
+    switching: Option<Switching>,
 }
 
 impl Switch {
@@ -204,6 +208,9 @@ impl Switch {
         F: Future<Output = ()> + Send,
     {
         let (client, answering) = (self.client, self.answering);
+        if let Some(switching) = self.switching {
+            switching.switched();
+        }
         let mut switched = self.switched.0.lock();
         // An HTTP/2 connection may live through many.
         while switched.try_join_next().is_some() {}
@@ -213,6 +220,11 @@ impl Switch {
             }
             drop(answering);
         });
+    }
+
+    /// Whether the connection carries others beside it (HTTP/2).
+    pub(super) fn is_one_of_many(&self) -> bool {
+        self.switching.is_none()
     }
 
     /// The connection, for policy that changes while it lives.

@@ -223,12 +223,10 @@ fn plan<'a>(
                 "nothing in the registry is at {asked} or named {authority} (REGISTRY_ONLY)"
             )))
         }
-        (Outbound::Workload(_) | Outbound::Unknown, _) => Ok(Plan {
-            selected: None,
-            destination: None,
-            choice: Choice::direct(snapshot, asked),
-            name: "PassthroughCluster".into(),
-        }),
+        (Outbound::Workload(_) | Outbound::Unknown, _) => {
+            let (choice, name) = outgoing.direct(snapshot);
+            Ok(Plan { selected: None, destination: None, choice, name })
+        }
     }
 }
 

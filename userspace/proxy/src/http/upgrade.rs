@@ -61,9 +61,17 @@ pub(super) async fn outbound(
     downstream: Switch,
     mut exchange: Box<Exchange>,
 ) -> Response<Reported> {
-    let live = downstream.live();
+    // What policy judges again, and cuts, is one switch: a connection of HTTP/2 may carry many.
+    let entry = downstream.is_one_of_many().then(|| {
+        let (caller, to) = (&outgoing.caller, outgoing.dst.0);
+        let identity = Some(caller.workload.identity.clone());
+        let live = &caller.shared.live;
+        live.add(Direction::Outbound, &caller.pod.id, caller.client_for(to).0, to, identity)
+    });
+    let live = entry.as_deref().unwrap_or_else(|| downstream.live());
     let switched = reach_out(outgoing, snapshot, plan, request, live, &mut exchange).await;
-    join(switched, Downstream::Http(downstream), None, exchange).await
+    live.set(State::Http, exchange.upstream);
+    join(switched, Downstream::Http(downstream), entry, exchange).await
 }
 
 /// Asks endpoints to switch, another one where one cannot be connected to.
@@ -143,7 +151,7 @@ async fn ask(
             let transport = &caller.shared.transport;
             match target.wire() {
                 Wire::Hbone => {
-                    let io = transport.tunnel(&target, &meta).await?;
+                    let io = caller.tunnel(&target, &meta, timeout).await?;
                     over_http1(io, request, false, exchange).await
                 }
                 Wire::Native => match transport.upgrade(&target, &meta, request).await? {
@@ -189,10 +197,11 @@ pub(super) async fn to_application(
 ) -> Response<Reported> {
     let shared = &arrival.receiver.shared;
     let (facts, pod) = (&arrival.facts, &arrival.receiver.pod.id);
-    // A stream of another node is no connection of its own until it becomes one here.
+    // A stream of another node is no connection of its own until it becomes one here, and nor is
+    // one of HTTP/2.
     let entry = match &downstream {
-        Downstream::Http(_) => None,
-        Downstream::Stream(_) => {
+        Downstream::Http(switch) if !switch.is_one_of_many() => None,
+        Downstream::Http(_) | Downstream::Stream(_) => {
             let (from, to) = (facts.source, facts.destination);
             let entry = shared.live.add(Direction::Inbound, pod, from, to, facts.peer.clone());
             entry.set(State::Http, Some(to));
@@ -201,7 +210,7 @@ pub(super) async fn to_application(
     };
     let reached = async {
         let live = match (&downstream, &entry) {
-            (Downstream::Http(switch), _) => Some(switch.live()),
+            (Downstream::Http(switch), None) => Some(switch.live()),
             (_, entry) => entry.as_deref(),
         };
         if let Some(live) = live {
@@ -281,11 +290,13 @@ async fn join(
     exchange.note_response(response.status().as_u16(), response.headers());
     let mut response = response.map(|()| Body::Empty);
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // What follows is no body, whatever the server says (RFC 9110 section 9.3.6).
+    response.headers_mut().remove(CONTENT_LENGTH);
     send::pass_back(&mut response, upgraded);
     match downstream {
         Downstream::Http(client) => {
-            // Whoever serves the connection cuts it.
-            client.carry(|client| carry_to(TokioIo::new(client), upstream, None, exchange));
+            // Whoever serves the connection cuts it, where it has no entry of its own.
+            client.carry(|client| carry_to(TokioIo::new(client), upstream, entry, exchange));
             response.map(Reported::silent)
         }
         Downstream::Stream(offer) => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use fairlead_config::SnapshotHandle;
 use fairlead_config::model::{
     Cluster, ClusterPolicy, Endpoint, Inbound, InboundPort, LocalPod, MtlsMode, PeerWire, Routes,
-    Service, ServicePort, Snapshot, TargetPort, UpstreamTls, Workload,
+    Service, ServiceKey, ServicePort, Snapshot, TargetPort, UpstreamTls, Workload,
 };
 use fairlead_identity::{CaDirectory, IdentityStore, StoreSettings};
 use fairlead_policy::authz::{
@@ -383,6 +383,30 @@ impl World {
             self.describe_port(pod, addr.port(), protocol, Some(Arc::clone(&service)));
         }
         (vip, cluster)
+    }
+
+    /// A service, headless or not, that `pod` is the only endpoint of, with a DestinationRule.
+    pub(super) fn member(
+        &mut self,
+        pod: &TestPod,
+        addr: SocketAddr,
+        headless: bool,
+        tls: UpstreamTls,
+    ) {
+        let (vip, cluster) = self.service("member", AppProtocol::Tcp, &[(pod, addr)]);
+        let cluster = self.snapshot.clusters.get_mut(&cluster).unwrap();
+        Arc::get_mut(cluster).unwrap().policy.tls = tls;
+        let mut port = ServicePort::clone(&self.snapshot.vips[&vip]);
+        if headless {
+            self.snapshot.vips.remove(&vip);
+            port.service =
+                Arc::new(Service { vips: Box::default(), ..Service::clone(&port.service) });
+        }
+        let service = Arc::clone(&port.service);
+        let (namespace, name) = (service.namespace.clone(), service.name.clone());
+        self.snapshot.services.insert(ServiceKey { namespace, name }, [Arc::new(port)].into());
+        self.snapshot.targets.remove(&pod.workload.id);
+        self.describe_port(pod, addr.port(), AppProtocol::Tcp, Some(service));
     }
 
     /// What is known of a port of a pod.

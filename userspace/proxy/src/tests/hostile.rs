@@ -17,13 +17,15 @@ async fn smuggling_is_refused_or_has_one_meaning() {
         (
             "length and chunked",
             "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            false,
+            true,
         ),
         (
             "chunked and length",
             "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n",
-            false,
+            true,
         ),
+        ("bare LF", "X: a\nContent-Length: 0\r\n\r\n", true),
+        ("a head that ends with a bare LF", "Content-Length: 0\r\n\n", true),
         ("two lengths", "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", true),
         ("a list of lengths", "Content-Length: 1, 2\r\n\r\nab", true),
         ("signed length", "Content-Length: +1\r\n\r\na", true),
@@ -43,6 +45,31 @@ async fn smuggling_is_refused_or_has_one_meaning() {
     }
     let log: String = world.nodes[0].plane.connections().iter().map(|c| format!("{c:?}")).collect();
     assert!(!log.contains("smuggled"));
+}
+
+/// The answer is not lost to a client that goes on sending: no reset overtakes it.
+#[tokio::test]
+async fn a_refused_head_is_answered_while_the_client_goes_on() {
+    let (world, client, _server, vip, _) = one_service(AppProtocol::Http).await;
+    let stream = client.connect(vip).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let sending = tokio::spawn(async move {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nX: y\nContent-Length: 100\r\n\r\n";
+        for byte in head.bytes().chain([b'a'; 100]) {
+            if write.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let mut got = Vec::new();
+    soon(read.read_to_end(&mut got)).await.unwrap();
+    let got = String::from_utf8_lossy(&got);
+    assert!(got.starts_with("HTTP/1.1 400") && got.matches("HTTP/1.1").count() == 1, "{got}");
+    sending.await.unwrap();
+    let log = world.nodes[0].log(1).await;
+    assert_eq!(log[0]["response_flags"], "DPE");
+    assert!(log[0].to_string().contains("bare LF"), "{}", log[0]);
 }
 
 /// The client stops sending after the request, so that the connection ends.

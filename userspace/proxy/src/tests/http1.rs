@@ -296,7 +296,7 @@ pub(super) async fn switching(mut stream: TcpStream, _: SocketAddr) {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
-    let reply: &[u8] = if head.starts_with("CONNECT db:5432 HTTP/1.1\r\n") {
+    let reply: &[u8] = if head.starts_with("CONNECT db:543") {
         b"HTTP/1.1 200 OK\r\n\r\n"
     } else if head.contains("upgrade: websocket\r\n") || head.contains("Upgrade: websocket\r\n") {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"

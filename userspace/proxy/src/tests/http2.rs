@@ -179,6 +179,36 @@ async fn http1_clients_reach_http2_servers() {
     assert!(got.starts_with("HTTP/1.1 200") && got.contains("abc"), "{got}");
 }
 
+/// Clients that do not read their answers leave room for the others on the connection that all
+/// share to the application.
+#[tokio::test]
+async fn stalled_answers_leave_room_for_others() {
+    let mut world = World::new(1);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let server = world.pod(0, "server", PeerWire::Native).await;
+    let (addr, connections) = app(&world, &server, "s").await;
+    let (vip, _) = world.service("echo", AppProtocol::Http2, &[(&server, addr)]);
+    world.publish().await;
+    let big = || {
+        let body = Full::from(vec![7; 2 << 20]);
+        Request::post("http://echo/big").version(Version::HTTP_2).body(body).unwrap()
+    };
+    let mut stalled = Vec::new();
+    for _ in 0..30 {
+        let mut sender = connect(&client, vip).await;
+        let response = soon(sender.send_request(big())).await.unwrap();
+        // Its head has come; its body is not read.
+        stalled.push((response, sender));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut sender = connect(&client, vip).await;
+    let response = soon(sender.send_request(grpc("message"))).await.unwrap();
+    let got = soon(response.into_body().collect()).await.unwrap();
+    assert_eq!(got.to_bytes(), "message");
+    assert_eq!(connections.load(Ordering::Relaxed), 1, "they do share one");
+    drop(stalled);
+}
+
 #[tokio::test]
 async fn rapid_resets_end_the_connection_and_nothing_else() {
     let mut world = World::new(1);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fairlead_config::model::{OutboundPolicy, PeerWire};
+use fairlead_config::model::{OutboundPolicy, PeerWire, UpstreamTls};
 use fairlead_policy::authz::Action;
 use fairlead_policy::route::{TcpMatch, TcpRoute, TcpRouteTable, Weighted, WeightedDestination};
 use fairlead_types::{AppProtocol, Labels};
@@ -166,6 +166,24 @@ async fn tcp_routes_by_source_and_weight() {
         count += usize::from(soon(ask(&one, vip, "")).await.unwrap() == "a");
     }
     assert!((260..380).contains(&count), "{count} of 400 at weight 80");
+}
+
+/// The DestinationRule of a headless service holds for the addresses of its pods, of another
+/// service it does not (Istio has listeners for the former).
+#[tokio::test]
+async fn a_headless_services_rule_holds_for_its_pods() {
+    for headless in [true, false] {
+        let mut world = World::new(1);
+        let client = world.pod(0, "client", PeerWire::Native).await;
+        let outside = world.pod(0, "outside", PeerWire::Plain).await;
+        let addr = world.listen(&outside, echo).await;
+        world.member(&outside, addr, headless, UpstreamTls::Mutual { sans: Box::default() });
+        world.publish().await;
+        let asked = soon(ask(&client, addr, "x")).await;
+        assert_eq!(asked.is_err(), headless, "{asked:?}");
+        let log = world.nodes[0].log(1).await[0].to_string();
+        assert_eq!(log.contains("ISTIO_MUTUAL"), headless, "{log}");
+    }
 }
 
 #[tokio::test]

@@ -101,6 +101,45 @@ async fn an_undeclared_port_with_http_rules_needs_http() {
     assert!(response(&mut plain).await.0.starts_with("HTTP/1.1 200"), "late, but HTTP");
 }
 
+/// HTTP that begins late, on a port of which nothing is known: judged as HTTP wherever the
+/// destination is.
+#[tokio::test]
+async fn late_http_is_judged_as_http() {
+    for (node, wire) in [(0, PeerWire::Native), (1, PeerWire::Native), (1, PeerWire::Hbone)] {
+        let mut world = World::new(2);
+        let client = world.pod(0, "client", PeerWire::Native).await;
+        let server = world.pod(node, "server", wire).await;
+        if wire == PeerWire::Hbone {
+            world.listen_at(&server, 15008, |_, _| async {}).await;
+        }
+        let (addr, _) = app(&world, &server).await;
+        let (vip, _) = world.service("web", AppProtocol::Detect, &[(&server, addr)]);
+        // To some requests only, and then to every connection.
+        for policies in [vec![policy(Action::Allow, &[], &["GET"])], vec![]] {
+            let all = policies.is_empty();
+            world.authz(&server, policies);
+            world.publish().await;
+            for (method, status) in [("GET", "200"), ("POST", if all { "200" } else { "403" })] {
+                let mut late = client.connect(vip).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(150)).await;
+                let request = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n");
+                let what = format!("{wire:?} on node {node}, {method}, all {all}");
+                late.write_all(request.as_bytes()).await.expect(&what);
+                let (head, _) = response(&mut late).await;
+                let what = format!("{what}: {head}");
+                assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{what}");
+            }
+            let mut late = client.connect(vip).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            late.write_all(b"bytes\r\n").await.unwrap();
+            if !all {
+                let ended = soon(late.read(&mut [0; 64])).await;
+                assert!(ended.is_err(), "{wire:?} on node {node}: bytes match no rule for GET");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_enrolled_pod_that_is_not_captured_is_not_reached() {
     let mut world = World::new(1);
@@ -190,6 +229,39 @@ async fn what_switched_protocols_is_judged_again_by_its_request() {
         world.publish().await;
         let ended = soon(streams[0].read(&mut got)).await;
         assert!(matches!(ended, Ok(0) | Err(_)), "{wire:?}: {ended:?}");
+    }
+}
+
+/// Switches of one HTTP/2 connection are judged again one by one.
+#[tokio::test]
+async fn switches_of_one_connection_are_cut_one_by_one() {
+    for nodes in 1..=2 {
+        let mut world = World::new(nodes);
+        let client = world.pod(0, "client", PeerWire::Native).await;
+        let server = world.pod(nodes - 1, "server", PeerWire::Native).await;
+        let addr = world.listen(&server, switching).await;
+        let (vip, _) = world.service("ws", AppProtocol::Http, &[(&server, addr)]);
+        world.publish().await;
+        let mut sender = super::http2::connect(&client, vip).await;
+        let mut tunnels = Vec::new();
+        for host in ["db:5432", "db:5433"] {
+            let request = http::Request::connect(host).body(Default::default()).unwrap();
+            let response = soon(sender.send_request(request)).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let upgraded = soon(hyper::upgrade::on(response)).await.unwrap();
+            tunnels.push(hyper_util::rt::TokioIo::new(upgraded));
+        }
+        let mut deny = policy(Action::Deny, &[], &["CONNECT"]);
+        let host = fairlead_policy::matcher::StringMatch::wildcard("db:5432");
+        deny.rules[0].to[0].hosts = fairlead_policy::authz::Values::new(vec![host], vec![]);
+        world.authz(&server, vec![deny]);
+        world.publish().await;
+        let mut got = [0; 4];
+        let ended = soon(tunnels[0].read(&mut got)).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{nodes} nodes: {ended:?}");
+        tunnels[1].write_all(b"ping").await.unwrap();
+        soon(tunnels[1].read_exact(&mut got)).await.unwrap();
+        assert_eq!(&got, b"ping", "{nodes} nodes");
     }
 }
 

@@ -17,6 +17,7 @@ use h2::{Reason, SendStream, ext::Protocol};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, uri};
 use http_body::Body as _;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
@@ -28,6 +29,7 @@ use super::session::Place;
 use super::stream::{AbortOnDrop, StreamBody, Tunnel, poll_send};
 use super::{Target, Wire, limits};
 use crate::body::Body;
+use crate::housekeeping::keep_doing;
 
 /// How often a stream is started anew when its session turns out to be leaving.
 const ATTEMPTS: usize = 4;
@@ -42,6 +44,8 @@ pub struct Transport {
     pub(super) inbound: AtomicUsize,
     pub(super) inbound_ended: Notify,
     pool: Pool,
+    /// Looks for idle sessions.
+    sweep: Mutex<Option<AbortOnDrop>>,
 }
 
 /// How a request for another protocol was answered.
@@ -64,17 +68,23 @@ impl Transport {
             inbound: AtomicUsize::new(0),
             inbound_ended: Notify::new(),
             pool: Pool::new(),
+            sweep: Mutex::default(),
         });
         let weak = Arc::downgrade(&transport);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(limits::SWEEP).await;
-                match weak.upgrade() {
-                    Some(transport) => transport.pool.sweep(),
-                    None => return,
+        let sweep = keep_doing("sweeping sessions", move || {
+            let weak = weak.clone();
+            async move {
+                loop {
+                    tokio::time::sleep(limits::SWEEP).await;
+                    match weak.upgrade() {
+                        Some(transport) => transport.pool.sweep(),
+                        // The task ends with the transport, below.
+                        None => std::future::pending().await,
+                    }
                 }
             }
         });
+        *transport.sweep.lock() = Some(AbortOnDrop::new(tokio::spawn(sweep).abort_handle()));
         transport
     }
 
@@ -181,6 +191,24 @@ impl Transport {
             return Err(TransportError::Refused { status: response.status(), refusal });
         }
         Ok(Tunnel::new(send, response.into_body(), Some(place)))
+    }
+
+    /// As [`Transport::tunnel`], for at most `limit`: the destination's node may be alive and its
+    /// application not answer it.
+    ///
+    /// # Errors
+    /// See there; [`TransportError::Timeout`] when `limit` has passed.
+    pub async fn tunnel_within(
+        &self,
+        target: &Target,
+        meta: &StreamMeta,
+        limit: Duration,
+    ) -> Result<Tunnel, TransportError> {
+        // Dropped, the stream is reset.
+        timeout(limit, self.tunnel(target, meta)).await.unwrap_or(Err(TransportError::Timeout {
+            what: "the answer of the destination's node",
+            limit,
+        }))
     }
 
     /// Carries a parsed request to `target` (native only) and returns its response. Dropping the

@@ -3,22 +3,20 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::Reason;
-use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use super::error::TransportError;
 use super::limits;
 use super::stream::Tunnel;
+use crate::sock::{self, Breaking};
 
 /// What an idle connection's next read asks for.
 const READ_MIN: usize = 4 * 1024;
@@ -87,13 +85,12 @@ pub(crate) async fn relay_on(
     // What was read off the tunnel to look at it, and was not taken, comes first.
     let rest = std::mem::take(&mut tunnel.rest);
     let queue: VecDeque<_> = Some(rest).into_iter().filter(|rest| !rest.is_empty()).collect();
-    let (read, write) = tcp.split();
     let mut relay = Relay {
-        read: Reading::Data(read),
-        write,
+        tcp: &*tcp,
         tunnel,
-        up: Up { chunk: first, size: READ_MIN, state: Direction::Open },
+        up: Up { chunk: first, size: READ_MIN, state: Direction::Open, blocked: false },
         down: Down { queue, state: Direction::Open, ended: false },
+        breaking: Breaking::default(),
         counters,
         moved: 0,
         since: Instant::now(),
@@ -132,6 +129,8 @@ struct Up {
     /// Grows with a busy connection and shrinks with a quiet one.
     size: usize,
     state: Direction,
+    /// `chunk` waits for credit.
+    blocked: bool,
 }
 
 struct Down {
@@ -141,34 +140,13 @@ struct Down {
     ended: bool,
 }
 
-/// What the reading half of the socket is for.
-enum Reading<'a> {
-    /// Bytes.
-    Data(ReadHalf<'a>),
-    /// The application has half-closed; it may still break off, which nobody would notice while
-    /// the other side is silent.
-    Breaking(Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>),
-}
-
-async fn breaking(read: ReadHalf<'_>) -> io::Error {
-    loop {
-        match read.ready(Interest::ERROR).await {
-            Err(error) => return error,
-            Ok(_) => match read.as_ref().take_error() {
-                Err(error) | Ok(Some(error)) => return error,
-                // Somebody else has taken the error: whoever writes gets to know.
-                Ok(None) => std::future::pending().await,
-            },
-        }
-    }
-}
-
 struct Relay<'a> {
-    read: Reading<'a>,
-    write: WriteHalf<'a>,
+    tcp: &'a TcpStream,
     tunnel: Tunnel,
     up: Up,
     down: Down,
+    /// Of the socket, while nothing is read from it.
+    breaking: Breaking<'a>,
     counters: &'a RelayCounters,
     /// Bytes since `since`; see `limits::BULK`.
     moved: u64,
@@ -198,46 +176,36 @@ impl Relay<'_> {
         {
             result?;
         }
-        match (self.up.state, self.down.state) {
-            (Direction::Closed, Direction::Closed) => Poll::Ready(Ok(())),
-            (Direction::Closed, Direction::Open) => {
-                if let Reading::Data(_) = self.read {
-                    let idle = Reading::Breaking(Box::pin(std::future::pending()));
-                    if let Reading::Data(read) = std::mem::replace(&mut self.read, idle) {
-                        self.read = Reading::Breaking(Box::pin(breaking(read)));
-                    }
-                }
-                match &mut self.read {
-                    Reading::Breaking(breaking) => {
-                        breaking.as_mut().poll(cx).map(|error| Err(End::Tcp(error)))
-                    }
-                    Reading::Data(_) => Poll::Pending,
-                }
-            }
-            (Direction::Open, Direction::Closed) => {
-                // Nobody reads the tunnel any more, so a reset would go unnoticed while the
-                // application is silent.
-                match self.tunnel.poll_reset(cx) {
-                    Poll::Ready(error) => Poll::Ready(Err(End::Tunnel(error))),
-                    Poll::Pending => Poll::Pending,
-                }
-            }
-            (Direction::Open, Direction::Open) => Poll::Pending,
+        if self.up.state == Direction::Closed && self.down.state == Direction::Closed {
+            return Poll::Ready(Ok(()));
         }
+        // The application may break off after its half-close, or while there is no room for what it
+        // has sent; nobody would notice while nothing is read from it.
+        if (self.up.state == Direction::Closed || self.up.blocked)
+            && let Poll::Ready(error) = self.breaking.poll(self.tcp, cx)
+        {
+            return Poll::Ready(Err(End::Tcp(error)));
+        }
+        // And so may the other side of the tunnel.
+        if self.down.state == Direction::Closed || !self.down.queue.is_empty() {
+            return self.tunnel.poll_reset(cx).map(|error| Err(End::Tunnel(error)));
+        }
+        Poll::Pending
     }
 
     /// Socket to tunnel.
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         let up = &mut self.up;
-        let Reading::Data(read) = &mut self.read else { return Poll::Ready(Ok(())) };
         for _ in 0..TURNS {
-            ready!(self.tunnel.poll_send(cx, &mut up.chunk)).map_err(End::Tunnel)?;
+            let sent = self.tunnel.poll_send(cx, &mut up.chunk);
+            up.blocked = sent.is_pending();
+            ready!(sent).map_err(End::Tunnel)?;
             // Asked before there is a buffer: an idle connection holds none.
-            ready!(read.as_ref().poll_read_ready(cx)).map_err(End::Tcp)?;
+            ready!(self.tcp.poll_read_ready(cx)).map_err(End::Tcp)?;
             let mut buffer = SPARE.take();
             buffer.reserve(up.size);
-            let result = tokio_util::io::poll_read_buf(Pin::new(&mut *read), cx, &mut buffer);
-            if let Poll::Ready(Ok(n @ 1..)) = result {
+            let result = self.tcp.try_read_buf(&mut buffer);
+            if let Ok(n @ 1..) = result {
                 // A small message in a large buffer would keep the whole of it for as long as it
                 // waits to be sent; copying it costs less.
                 up.chunk = if n * 4 < buffer.capacity() {
@@ -249,7 +217,12 @@ impl Relay<'_> {
                 };
             }
             SPARE.set(buffer);
-            let n = ready!(result).map_err(End::Tcp)?;
+            let n = match result {
+                Ok(n) => n,
+                // `try_read_buf` has cleared the readiness; the next turn registers for more.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(e) => return Poll::Ready(Err(End::Tcp(e))),
+            };
             if n == 0 {
                 self.tunnel.finish().map_err(End::Tunnel)?;
                 up.state = Direction::Closed;
@@ -285,7 +258,7 @@ impl Relay<'_> {
                     return Poll::Pending;
                 }
                 // FIN to the application.
-                ready!(Pin::new(&mut self.write).poll_shutdown(cx)).map_err(End::Tcp)?;
+                sock::shutdown_write(self.tcp).map_err(End::Tcp)?;
                 down.queue = VecDeque::new();
                 down.state = Direction::Closed;
                 return Poll::Ready(Ok(()));
@@ -295,8 +268,12 @@ impl Relay<'_> {
                 *slice = IoSlice::new(chunk);
             }
             let slices = &slices[..down.queue.len().min(GATHER)];
-            let write = Pin::new(&mut self.write);
-            let n = ready!(write.poll_write_vectored(cx, slices)).map_err(End::Tcp)?;
+            ready!(self.tcp.poll_write_ready(cx)).map_err(End::Tcp)?;
+            let n = match self.tcp.try_write_vectored(slices) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(e) => return Poll::Ready(Err(End::Tcp(e))),
+            };
             self.counters.to_tcp.fetch_add(n as u64, Ordering::Relaxed);
             self.tunnel.release(n);
             if is_bulk(&mut self.moved, &mut self.since, n) {

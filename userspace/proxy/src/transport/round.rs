@@ -38,6 +38,8 @@ pub(super) struct Inner {
     /// Written by the framing, not yet sealed.
     plain_out: BytesMut,
     received: u64,
+    /// The peer has said `close_notify`.
+    peer_closed: bool,
     tls_error: Option<rustls::Error>,
     closing: bool,
 }
@@ -74,6 +76,7 @@ impl Inner {
             sealed_in: None,
             plain_out: BytesMut::new(),
             received: 0,
+            peer_closed: false,
             tls_error: None,
             closing: false,
         }
@@ -189,6 +192,7 @@ impl Inner {
                     buf.put_slice(&chunk[..n]);
                     reader.consume(n);
                     self.received += n as u64;
+                    self.peer_closed |= n == 0 && buf.remaining() > 0;
                     return Poll::Ready(Ok(()));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -241,6 +245,11 @@ impl Round {
     /// Plaintext bytes that the peer has sent so far.
     pub(super) fn received(&self) -> u64 {
         self.0.lock().received
+    }
+
+    /// Whether the peer has ended the session in an orderly way: its last word has been read.
+    pub(super) fn peer_closed(&self) -> bool {
+        self.0.lock().peer_closed
     }
 
     /// The TLS error that ended the connection, if one did.

@@ -152,19 +152,26 @@ impl Transport {
 
 /// Handshakes under way, in all and by source. Touched twice per session.
 #[derive(Default)]
-pub(super) struct Handshakes(Mutex<HashMap<IpAddr, usize>>);
+pub(super) struct Handshakes(Mutex<Running>);
+
+#[derive(Default)]
+struct Running {
+    all: usize,
+    by_source: HashMap<IpAddr, usize>,
+}
 
 impl Handshakes {
     fn begin(&self, source: IpAddr) -> Result<Handshake<'_>, TransportError> {
-        let mut by_source = self.0.lock();
-        if by_source.values().sum::<usize>() >= limits::HANDSHAKES {
+        let mut running = self.0.lock();
+        if running.all >= limits::HANDSHAKES {
             return Err(TransportError::Overload("too many TLS handshakes at the same time"));
         }
-        let own = by_source.entry(source).or_default();
+        let own = running.by_source.entry(source).or_default();
         if *own >= limits::HANDSHAKES_PER_SOURCE {
             return Err(TransportError::Overload("too many TLS handshakes from one address"));
         }
         *own += 1;
+        running.all += 1;
         Ok(Handshake { all: self, source })
     }
 }
@@ -177,7 +184,9 @@ struct Handshake<'a> {
 
 impl Drop for Handshake<'_> {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut own) = self.all.0.lock().entry(self.source) {
+        let mut running = self.all.0.lock();
+        running.all -= 1;
+        if let Entry::Occupied(mut own) = running.by_source.entry(self.source) {
             *own.get_mut() -= 1;
             if *own.get() == 0 {
                 own.remove();
@@ -276,15 +285,32 @@ impl<H: InboundHandler> ServerDriver<H> {
         let flushed = self.round.poll_flush(cx);
         match ended {
             Some(Ok(())) => Poll::Ready(Ok(())),
+            // This side's last word meets a closed socket where the peer was quicker.
+            Some(Err(_)) if self.round.peer_closed() => Poll::Ready(Ok(())),
             Some(Err(e)) => Poll::Ready(match self.round.tls_error() {
                 Some(tls) => Err(TransportError::SessionLost(fairlead_identity::explain(&tls))),
                 None => Err(e.into()),
             }),
             None => match flushed {
-                Poll::Ready(Err(e)) => Poll::Ready(Err(TransportError::SessionLost(e.to_string()))),
+                Poll::Ready(Err(e)) => Poll::Ready(self.broken(cx, &e)),
                 _ => Poll::Pending,
             },
         }
+    }
+
+    /// Nothing can be written any more. What the peer has sent before says whether it has left in
+    /// an orderly way.
+    fn broken(
+        &mut self,
+        cx: &mut Context<'_>,
+        error: &std::io::Error,
+    ) -> Result<(), TransportError> {
+        // Streams that it has opened and left are dropped: nobody waits for them.
+        while let Poll::Ready(Some(Ok(_))) = self.connection.poll_accept(cx) {}
+        if self.round.peer_closed() {
+            return Ok(());
+        }
+        Err(TransportError::SessionLost(error.to_string()))
     }
 
     fn dispatch(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {

@@ -242,7 +242,5 @@ async fn rotation_under_load_fails_nothing() {
     assert!(pair.server.sessions() >= 3, "sessions were not renewed");
     let sessions = pair.server.sessions() as u64;
     assert!(sessions < 5 * seconds, "{sessions} sessions");
-    // A renewed session ends from both sides; a lost one that was in use has failed a task above.
-    let errors = pair.server.errors.lock().unwrap();
-    assert!(errors.iter().all(|e| matches!(e, TransportError::SessionLost(_))), "{errors:?}");
+    assert!(pair.server.errors.lock().unwrap().is_empty());
 }

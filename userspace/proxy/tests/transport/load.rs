@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fairlead_identity::Wire;
-use fairlead_proxy::transport::{RelayCounters, TransportError, limits, relay};
+use fairlead_proxy::transport::{RelayCounters, limits, relay};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
@@ -129,9 +129,7 @@ async fn sessions_of_a_pod_that_left_are_closed() {
         }
     })
     .await;
-    // The server's last word may meet a socket that is closed already; nothing else may go wrong.
-    let errors = pair.server.errors.lock().unwrap();
-    assert!(errors.iter().all(|e| matches!(e, TransportError::SessionLost(_))), "{errors:?}");
+    assert!(pair.server.errors.lock().unwrap().is_empty());
 }
 
 /// A bulk stream keeps its session to itself; when it ends, the session is open to others again.

@@ -12,7 +12,7 @@ use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{App, LOCALHOST, Pair, echo_app, socket_pair, within};
+use crate::support::{App, LOCALHOST, Pair, echo_app, meta, socket_pair, within};
 
 async fn relayed(
     pair: &Pair,
@@ -256,5 +256,27 @@ async fn ipv6_is_like_ipv4() {
         within("echo", tunnel.read_exact(&mut [0; 4])).await.unwrap();
         let seen = pair.server.app.seen.lock().unwrap()[0].clone();
         assert_eq!((seen.client, seen.dst.0), (client, addr), "{wire:?}");
+    }
+}
+
+/// A node that lives, and whose application never answers, is waited for only so long.
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_given_up() {
+    for wire in [Wire::Native, Wire::Hbone] {
+        let app = App::relaying_to(echo_app().await);
+        app.hang.store(true, Ordering::Relaxed);
+        let pair = Pair::new(wire, app.clone()).await;
+        let limit = Duration::from_millis(300);
+        let meta = meta();
+        let waiting = pair.client.transport.tunnel_within(&pair.target, &meta, limit);
+        let error = within("giving up", waiting).await.err().unwrap();
+        assert!(matches!(error, TransportError::Timeout { .. }), "{error}");
+        assert!(error.to_string().contains("answer of the destination's node"), "{error}");
+        assert_eq!(error.refusal(), Refusal::Connect);
+        // Nothing is left behind, and the session is as good as before.
+        assert_eq!(pair.client.transport.sessions()[0].streams, 0);
+        app.hang.store(false, Ordering::Relaxed);
+        within("tunnel", pair.tunnel()).await.unwrap();
+        assert_eq!(pair.server.sessions(), 1);
     }
 }

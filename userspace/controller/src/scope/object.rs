@@ -38,8 +38,6 @@ pub(crate) struct Object {
     pub(crate) looked: NodeSet,
     /// The nodes that refused this version.
     pub(crate) refusals: BTreeMap<NodeId, Arc<Rejection>>,
-    /// Whether its verdict is on the list of those that changed.
-    pub(crate) listed: bool,
 }
 
 /// What nodes get.
@@ -107,7 +105,6 @@ impl Object {
             taken: NodeSet::default(),
             looked: NodeSet::default(),
             refusals: BTreeMap::new(),
-            listed: false,
         }
     }
 

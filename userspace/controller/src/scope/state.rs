@@ -53,7 +53,7 @@ pub(crate) struct State {
     /// The nodes that have enrolled pods of a namespace.
     pub(crate) clients: Map<Arc<str>, NodeSet>,
     /// Objects whose verdict changed.
-    pub(crate) verdicts: Vec<Slot>,
+    pub(crate) verdicts: Set<ObjectKey>,
     sequence: u64,
     epoch: u64,
 }
@@ -231,10 +231,9 @@ impl State {
 
     /// Remembers that the verdict about an object is another one.
     pub(crate) fn list_verdict(&mut self, slot: Slot) {
-        let object = &mut self.objects[slot as usize];
-        if object.key.kind.is_istio() && !object.listed {
-            object.listed = true;
-            self.verdicts.push(slot);
+        let key = &self.objects[slot as usize].key;
+        if key.kind.is_istio() && !self.verdicts.contains(key) {
+            self.verdicts.insert(key.clone());
         }
     }
 
@@ -551,7 +550,8 @@ impl State {
         if is_root {
             self.default_reach = self.general_reach(namespace).unwrap_or_default();
             // Those with Sidecars for some workloads only have it for the rest.
-            let namespaces: Vec<Arc<str>> = self.sidecars.keys().cloned().collect();
+            let mut namespaces: Vec<Arc<str>> = self.sidecars.keys().cloned().collect();
+            namespaces.push(Arc::clone(namespace));
             for namespace in namespaces {
                 self.set_reach(&namespace);
             }

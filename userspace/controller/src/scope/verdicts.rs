@@ -59,15 +59,7 @@ impl Verdicts {
     }
 
     fn take(&self) -> Vec<ObjectKey> {
-        let mut state = self.0.state.lock();
-        let slots = std::mem::take(&mut state.verdicts);
-        slots
-            .into_iter()
-            .filter_map(|slot| {
-                let object = state.object_mut(slot);
-                std::mem::take(&mut object.listed).then(|| object.key.clone())
-            })
-            .collect()
+        std::mem::take(&mut self.0.state.lock().verdicts).into_iter().collect()
     }
 
     /// Of one object; `None` if it does not exist.

@@ -22,6 +22,10 @@ pub const NETNS_ANNOTATION: &str = "fairlead.io/netns";
 /// Annotation on a pod: `native` or `hbone`, how other nodes reach it.
 pub const TRANSPORT_ANNOTATION: &str = "fairlead.io/transport";
 
+/// Annotation on a pod, with a reason: its traffic is captured and refused, if it is in the mesh.
+/// Configuration sets it on what is left of a Pod that cannot be read as a whole.
+pub const REFUSED_ANNOTATION: &str = "fairlead.io/refused";
+
 /// Whether a pod is in the mesh, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enrolment {

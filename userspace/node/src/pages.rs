@@ -79,8 +79,7 @@ pub fn open_pages(shown: &Shown) -> Pages {
 
 fn ready(shown: &Shown, _: &Query) -> Reply {
     let phase = shown.readiness.get();
-    let mut status = if phase == Phase::Ready { 200 } else { 503 };
-    let mut text = format!("{}\n", phase.words());
+    let (mut status, mut text) = phase.answer(&shown.sources.report.lock().unenrolled);
     if let Some(controller) = &shown.sources.controller {
         let facts = controller.facts();
         if facts.as_of.is_none() && phase == Phase::Ready {

@@ -25,6 +25,26 @@ impl Phase {
             Self::Draining => "draining: no new connections are taken",
         }
     }
+
+    /// The status and the text that `/ready` answers with. Whoever asks for a pod to be in the
+    /// mesh and is not understood must not be told that all is well: `unenrolled` are the
+    /// Namespaces and Pods that are refused and have no good version.
+    #[must_use]
+    pub fn answer(self, unenrolled: &[String]) -> (u16, String) {
+        match (self, unenrolled) {
+            (Self::Ready, []) => (200, format!("{}\n", self.words())),
+            (Self::Ready, [first, others @ ..]) => {
+                let more = match others.len() {
+                    0 => String::new(),
+                    n => format!(" and {n} more"),
+                };
+                let what = "cannot be read, and no earlier version could: who is in the mesh is not \
+                            known (see /problems)";
+                (503, format!("not ready: {first}{more} {what}\n"))
+            }
+            (Self::Starting | Self::Draining, _) => (503, format!("{}\n", self.words())),
+        }
+    }
 }
 
 /// The phase. Cloning shares it.
@@ -55,5 +75,20 @@ impl Readiness {
     /// The end has begun.
     pub fn draining(&self) {
         *self.0.lock() = Phase::Draining;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_be_read_keeps_the_node_from_being_ready() {
+        let bad = ["Pod default/a".to_owned(), "Namespace shop".to_owned()];
+        assert_eq!(Phase::Ready.answer(&[]), (200, "ready\n".to_owned()));
+        let (status, text) = Phase::Ready.answer(&bad);
+        assert!(status == 503 && text.contains("Pod default/a and 1 more"), "{text}");
+        assert_eq!(Phase::Starting.answer(&[]).0, 503);
+        assert!(Phase::Draining.answer(&bad).1.starts_with("draining"));
     }
 }

@@ -10,6 +10,7 @@ use fairlead_types::WorkloadId;
 use super::problem::Report;
 use super::workload::PodContext;
 use super::{Compiler, Dirty, OldPod, Origin, Unit, ingest, mesh, workload};
+use crate::enrolment::REFUSED_ANNOTATION;
 use crate::model::{LocalPod, Map};
 
 impl Compiler {
@@ -101,6 +102,11 @@ impl Compiler {
             _ => None,
         };
         self.set_problems(Origin::Object(key), problems, dirty);
+        let refused = object.as_ref().zip(local.as_ref()).and_then(|(pod, local)| {
+            let reason = pod.metadata.annotations.get(REFUSED_ANNOTATION)?;
+            local.workload.enrolled.then(|| Arc::from(reason.as_str()))
+        });
+        self.set_refused(id, refused);
         // Services that select it, by what it was and by what it is.
         for pod in old_object.iter().chain(&object) {
             self.mark_selecting(pod, dirty);
@@ -138,6 +144,17 @@ impl Compiler {
                 self.changed = true;
             }
         }
+    }
+
+    fn set_refused(&mut self, id: &WorkloadId, reason: Option<Arc<str>>) {
+        if self.snapshot.refused.get(id) == reason.as_ref() {
+            return;
+        }
+        self.changed = true;
+        match reason {
+            Some(reason) => self.snapshot.refused.insert(id.clone(), reason),
+            None => self.snapshot.refused.remove(id),
+        };
     }
 
     fn set_local(&mut self, id: &WorkloadId, local: Option<LocalPod>, dirty: &mut Dirty) {

@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub mesh: Arc<MeshSettings>,
     /// Pods of this node, enrolled or not.
     pub local: Map<WorkloadId, Arc<LocalPod>>,
+    /// Local enrolled pods that are captured only to be refused, with the reason.
+    pub refused: Map<WorkloadId, Arc<str>>,
     /// The inbound side of each local enrolled pod.
     pub inbound: Map<WorkloadId, Arc<Inbound>>,
     /// What a local pod is to rules that choose clients by labels (DestinationRule

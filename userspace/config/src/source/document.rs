@@ -25,7 +25,7 @@ use super::problem::{ObjectRef, Problem, Severity};
 use super::sink::Sink;
 use super::tree::{Node, Value};
 use super::yaml::SyntaxError;
-use super::{json, unenforced, validate, yaml};
+use super::{json, salvage, unenforced, validate, yaml};
 
 /// Most objects of one file.
 const MAX_OBJECTS: usize = 100_000;
@@ -85,6 +85,8 @@ pub struct Parsed {
     pub objects: Vec<Resource>,
     /// The objects with a key that were refused.
     pub rejected: Vec<Rejected>,
+    /// What is left of Pods and Namespaces among them: enough to know who is in the mesh.
+    pub(crate) salvaged: Vec<Resource>,
     /// All that is wrong.
     pub problems: Vec<Problem>,
     /// Something in the file is an object of ours, but nobody can tell which: what has gone from
@@ -207,12 +209,17 @@ impl Reader<'_> {
         let mut sink = Sink::new(self.file, document, node);
         match read(node, inherited, &mut sink) {
             Outcome::Good(resource) if !sink.has_errors() => self.parsed.objects.push(resource),
-            Outcome::Good(resource) => self.parsed.rejected.push(reject(resource.key(), node)),
-            Outcome::Rejected(key) => self.parsed.rejected.push(reject(key, node)),
+            Outcome::Good(resource) => self.reject(resource.key(), node),
+            Outcome::Rejected(key) => self.reject(key, node),
             Outcome::Ignored => {}
             Outcome::Lost => self.parsed.lost = true,
         }
         self.parsed.problems.extend(sink.finish());
+    }
+
+    fn reject(&mut self, key: ObjectKey, node: &Node<'_>) {
+        self.parsed.salvaged.extend(salvage::salvage(&key, node));
+        self.parsed.rejected.push(reject(key, node));
     }
 }
 

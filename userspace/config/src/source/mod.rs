@@ -37,6 +37,7 @@ mod mismatch;
 mod path;
 mod plain;
 mod problem;
+mod salvage;
 mod sink;
 mod store;
 mod suggest;

@@ -57,6 +57,8 @@ pub struct Store {
     /// The objects that several files hold.
     shared: BTreeSet<ObjectKey>,
     rejected: BTreeMap<ObjectKey, Refused>,
+    /// What is left of refused Pods and Namespaces without a good version; among `objects`.
+    salvaged: BTreeMap<ObjectKey, Resource>,
     unlisted: Vec<Problem>,
 }
 
@@ -65,6 +67,7 @@ pub struct Store {
 struct FileState {
     objects: HashMap<ObjectKey, Resource>,
     rejected: Vec<Rejected>,
+    salvaged: Vec<Resource>,
     problems: Vec<Problem>,
     /// The file as it is now cannot be read.
     unreadable: bool,
@@ -115,6 +118,7 @@ impl Store {
         for key in touched {
             self.settle(key, &mut change);
         }
+        self.salvage(&mut change);
         let rejected = self.refused();
         change.rejected_changed = rejected != self.rejected;
         self.rejected = rejected;
@@ -171,6 +175,14 @@ impl Store {
         self.rejected.iter().filter(|(key, refused)| is_of_security(key) && !refused.last_good)
     }
 
+    /// The Namespaces and Pods that are refused and have no good version: whom they would enrol is
+    /// refused, or, where not even labels could be read, outside the mesh.
+    pub fn unenrolled(&self) -> impl Iterator<Item = &ObjectKey> {
+        let enrols = |kind| matches!(kind, Kind::Namespace | Kind::Pod);
+        let bad = self.rejected.iter().filter(move |(key, r)| enrols(key.kind) && !r.last_good);
+        bad.map(|(key, _)| key)
+    }
+
     /// The files that cannot be read now. What they held before stays in force; a file that has
     /// never been readable may hold anything.
     pub fn unreadable(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
@@ -218,6 +230,7 @@ impl Store {
         let mut state = FileState {
             problems: parsed.problems,
             rejected: parsed.rejected,
+            salvaged: parsed.salvaged,
             held: true,
             mentions: if parsed.lost { before.mentions } else { parsed.mentions.unwrap_or(0) },
             ..FileState::default()
@@ -275,7 +288,8 @@ impl Store {
         let Some(state) = self.files.get_mut(file) else { return };
         for Rejected { key, .. } in &state.rejected {
             let holders = self.holders.entry(key.clone()).or_default();
-            if let (true, Some(good)) = (holders.is_empty(), self.objects.get(key)) {
+            let good = self.objects.get(key).filter(|_| !self.salvaged.contains_key(key));
+            if let (true, Some(good)) = (holders.is_empty(), good) {
                 holders.push(Arc::clone(file));
                 state.objects.insert(key.clone(), good.clone());
             } else if holders.is_empty() {
@@ -329,10 +343,38 @@ impl Store {
             .into_iter()
     }
 
+    /// Whether a good version is in force.
+    fn is_good(&self, key: &ObjectKey) -> bool {
+        self.holders.get(key).is_some_and(|holders| !holders.is_empty())
+    }
+
+    /// Puts what is left of refused objects in the place of good ones that never were.
+    fn salvage(&mut self, change: &mut Change) {
+        let left = self.files.values().flat_map(|state| &state.salvaged);
+        let left = left.map(|resource| (resource.key(), resource.clone()));
+        let salvaged: BTreeMap<ObjectKey, Resource> =
+            left.filter(|(key, _)| !self.is_good(key)).collect();
+        let before = std::mem::take(&mut self.salvaged);
+        for key in before.into_keys() {
+            let gone = !salvaged.contains_key(&key) && !self.is_good(&key);
+            if gone && self.objects.remove(&key).is_some() {
+                change.removed.push(key);
+            }
+        }
+        for (key, resource) in &salvaged {
+            change.removed.retain(|removed| removed != key);
+            if self.objects.get(key) != Some(resource) {
+                self.objects.insert(key.clone(), resource.clone());
+                change.upserted.push(key.clone());
+            }
+        }
+        self.salvaged = salvaged;
+    }
+
     fn refused(&self) -> BTreeMap<ObjectKey, Refused> {
         let mut refused = BTreeMap::new();
         for Rejected { key, selector } in self.files.values().flat_map(|state| &state.rejected) {
-            let last_good = self.objects.contains_key(key);
+            let last_good = self.is_good(key);
             refused.insert(key.clone(), Refused { last_good, selector: selector.clone() });
         }
         // Of two policies of one name, one has no effect: that must not go unnoticed either.

@@ -78,6 +78,8 @@ enum Leftovers {
 struct Wanted {
     pod: Arc<LocalPod>,
     enrolled: bool,
+    /// Why its traffic is captured only to be refused.
+    refused: Option<Arc<str>>,
 }
 
 impl Enrolment {
@@ -123,7 +125,9 @@ impl Enrolment {
             .local
             .iter()
             .map(|(id, pod)| {
-                let wanted = Wanted { pod: Arc::clone(pod), enrolled: pod.workload.enrolled };
+                let refused = snapshot.refused.get(id).cloned();
+                let (pod, enrolled) = (Arc::clone(pod), pod.workload.enrolled);
+                let wanted = Wanted { pod, enrolled, refused };
                 (id.clone(), wanted)
             })
             .collect();
@@ -168,7 +172,7 @@ impl Enrolment {
         let seat = match (&wanted.pod.netns, seat) {
             // Whoever is captured and should be stays so, also when nobody can say any more where
             // the pod is.
-            (None, Some(seat @ Seat::Enrolled(_))) if wanted.enrolled => seat,
+            (None, Some(seat @ (Seat::Enrolled(_) | Seat::Refused(..)))) if wanted.enrolled => seat,
             (None, seat) => {
                 let vacated = seat.and_then(|seat| self.vacate(id, seat, Leaving::Exempt, now));
                 vacated.map_or(Seat::Idle(idle_reason(wanted)), Seat::Waiting)
@@ -223,8 +227,13 @@ impl Enrolment {
             ..PodSpec::new(id.clone(), path.to_owned())
         };
         let mut retry = match seat {
-            Some(Seat::Enrolled(enrolled)) if enrolled.is(&spec) => {
+            Some(Seat::Enrolled(enrolled)) if enrolled.is(&spec) && wanted.refused.is_none() => {
                 return Seat::Enrolled(enrolled);
+            }
+            Some(Seat::Refused(enrolled, why))
+                if enrolled.is(&spec) && wanted.refused.as_ref() == Some(&why) =>
+            {
+                return Seat::Refused(enrolled, why);
             }
             Some(Seat::Waiting(retry)) if !retry.is_due(now) => return Seat::Waiting(retry),
             Some(Seat::Waiting(retry)) => retry,
@@ -238,10 +247,22 @@ impl Enrolment {
             return Seat::Waiting(retry);
         };
         let joined = self.around.captor.enroll(&spec).and_then(|sockets| {
+            if wanted.refused.is_some() {
+                // Without its sockets whatever the kernel captures is refused.
+                drop(sockets);
+                self.around.carrier.remove_pod(id);
+                return Ok(());
+            }
             self.around.carrier.add_pod(Arc::clone(pod), sockets).map_err(|e| e.to_string())
         });
         match joined {
-            Ok(()) => Seat::enrolled(spec, place),
+            Ok(()) => match &wanted.refused {
+                Some(reason) => {
+                    tracing::error!(pod = %id, %reason, "pod is captured and refused");
+                    Seat::refused(spec, place, Arc::clone(reason))
+                }
+                None => Seat::enrolled(spec, place),
+            },
             Err(reason) => {
                 if retry.failed(now, reason.clone(), true) {
                     tracing::warn!(pod = %id, %reason, "pod cannot be captured; trying again");
@@ -267,7 +288,7 @@ impl Enrolment {
             Some(seat @ Seat::Outside(Some(_))) => return seat,
             Some(Seat::Outside(None)) if !exempt => return Seat::Outside(None),
             Some(Seat::Waiting(retry)) if !retry.is_due(now) => return Seat::Waiting(retry),
-            Some(seat @ (Seat::Enrolled(_) | Seat::Waiting(_))) => {
+            Some(seat @ (Seat::Enrolled(_) | Seat::Refused(..) | Seat::Waiting(_))) => {
                 let retry = seat.retry();
                 if let Some(retry) = self.vacate(id, seat, Leaving::Exempt, now) {
                     return Seat::Waiting(retry);
@@ -300,7 +321,7 @@ impl Enrolment {
     fn vacate(&self, id: &WorkloadId, seat: Seat, leaving: Leaving, now: Instant) -> Option<Retry> {
         let left = match &seat {
             // A pod that waits may be half captured: the kernel knows it, the data plane not.
-            Seat::Enrolled(_) | Seat::Waiting(_) => {
+            Seat::Enrolled(_) | Seat::Refused(..) | Seat::Waiting(_) => {
                 let left = self.around.captor.leave(id, leaving);
                 // New connections pass from here on; those under way are the carrier's to end.
                 self.around.carrier.remove_pod(id);
@@ -322,7 +343,8 @@ impl Enrolment {
     /// Pods that an earlier daemon captured and nobody wants now. They stay refused as long as one
     /// of them may be a pod that is wanted and has not been found yet.
     fn let_leftovers_go(&mut self, wanted: &BTreeMap<WorkloadId, Wanted>) {
-        let captured = |id| matches!(self.seats.get(id), Some(Seat::Enrolled(_)));
+        let captured =
+            |id| matches!(self.seats.get(id), Some(Seat::Enrolled(_) | Seat::Refused(..)));
         if self.leftovers != Leftovers::Some
             || wanted.iter().any(|(id, w)| w.enrolled && !captured(id))
             || !(self.around.complete)()

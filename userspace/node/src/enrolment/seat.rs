@@ -1,6 +1,7 @@
 //! Where one local pod stands.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairlead_capture::PodSpec;
@@ -29,6 +30,8 @@ impl Enrolled {
 #[derive(Debug)]
 pub(super) enum Seat {
     Enrolled(Enrolled),
+    /// Captured, and refused for a reason.
+    Refused(Enrolled, Arc<str>),
     /// Something has to be tried again.
     Waiting(Retry),
     /// Not in the mesh; exempted where unknown namespaces are refused.
@@ -40,6 +43,10 @@ pub(super) enum Seat {
 impl Seat {
     pub(super) fn enrolled(spec: PodSpec, place: Place) -> Self {
         Self::Enrolled(Enrolled { spec, place })
+    }
+
+    pub(super) fn refused(spec: PodSpec, place: Place, reason: Arc<str>) -> Self {
+        Self::Refused(Enrolled { spec, place }, reason)
     }
 
     /// The attempts so far, when something is being tried.
@@ -55,7 +62,9 @@ impl Seat {
     /// elsewhere or leaves the configuration.
     pub(super) fn is_elsewhere(&self, now: Option<Place>) -> bool {
         match self {
-            Self::Enrolled(enrolled) => now.is_some_and(|place| place != enrolled.place),
+            Self::Enrolled(enrolled) | Self::Refused(enrolled, _) => {
+                now.is_some_and(|place| place != enrolled.place)
+            }
             Self::Outside(Some((_, place))) => now.is_some_and(|now| now != *place),
             Self::Outside(None) | Self::Waiting(_) | Self::Idle(_) => false,
         }
@@ -76,6 +85,7 @@ impl Seat {
     ) -> PodStatus {
         let (state, reason, waiting) = match self {
             Self::Enrolled(_) => (PodState::Captured, None, None),
+            Self::Refused(_, why) => (PodState::Refused, Some(why.to_string()), None),
             Self::Waiting(retry) => {
                 let waiting = now.saturating_duration_since(retry.since);
                 (PodState::Waiting, Some(retry.reason.clone()), Some(waiting))
@@ -92,6 +102,8 @@ impl Seat {
 pub enum PodState {
     /// Its traffic comes to the daemon.
     Captured,
+    /// Its traffic is captured, and refused.
+    Refused,
     /// It should be captured (or exempted) and cannot be yet.
     Waiting,
     /// It is not in the mesh.
@@ -104,6 +116,7 @@ impl PodState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Captured => "captured",
+            Self::Refused => "refused",
             Self::Waiting => "waiting",
             Self::Outside => "outside",
         }

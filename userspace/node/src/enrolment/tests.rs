@@ -357,3 +357,27 @@ fn the_thread_follows_the_configuration_and_ends() {
     drop(tell);
     thread.join().unwrap();
 }
+
+#[test]
+fn a_refused_pod_is_captured_and_never_carried() {
+    let mut b = Bench::new(false);
+    b.paper.put("/n/a", 1);
+    let a = pod("a", Some("/n/a"), true);
+    let mut refused = |b: &mut Bench, reason: &str| {
+        let mut next = Snapshot { version: b.snapshots.load().version + 1, ..<_>::default() };
+        next.local.insert(a.workload.id.clone(), Arc::new(a.clone()));
+        next.refused.insert(a.workload.id.clone(), reason.into());
+        b.snapshots.publish(Arc::new(next));
+        b.now += SOON;
+        b.enrolment.pass(b.now);
+        b.paper.done()
+    };
+    assert_eq!(refused(&mut b, "odd"), ["enroll default/a []", "remove default/a"]);
+    assert_eq!(b.state(0), (PodState::Refused, "odd".into()));
+    assert_eq!(refused(&mut b, "odd"), [""; 0], "nothing to do");
+    // It is mended, and refused again.
+    assert_eq!(b.pass(&[&a], SOON), ["enroll default/a []", "add default/a"]);
+    assert_eq!(refused(&mut b, "again"), ["enroll default/a []", "remove default/a"]);
+    // And leaves.
+    assert_eq!(b.pass(&[], SOON), ["leave default/a Gone", "remove default/a"]);
+}

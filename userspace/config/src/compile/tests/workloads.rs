@@ -242,3 +242,32 @@ data:
     fixture.remove(config);
     assert_eq!(*fixture.snapshot().mesh, *default_mesh);
 }
+
+#[test]
+fn a_refused_pod_is_enrolled_and_named() {
+    let refused = |node: &str| {
+        format!(
+            "---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: odd
+  namespace: default
+  annotations: {{fairlead.io/refused: it is odd, fairlead.io/netns: /n/odd}}
+spec: {{nodeName: {node}}}
+"
+        )
+    };
+    let mut fixture = Fixture::new(&(bookinfo() + &refused("node-a")));
+    let odd = fairlead_types::WorkloadId::new("default", "odd");
+    assert_eq!(fixture.snapshot().refused.get(&odd).map(|why| &**why), Some("it is odd"));
+    let local = &fixture.snapshot().local[&odd];
+    assert!(local.workload.enrolled && local.netns.is_some());
+    // On another node, or outside the mesh, it is no business of ours.
+    fixture.apply(&refused("node-b"));
+    assert!(fixture.snapshot().refused.is_empty());
+    fixture.apply(&refused("node-a"));
+    assert_eq!(fixture.snapshot().refused.len(), 1);
+    fixture.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: default}\n");
+    assert!(fixture.snapshot().refused.is_empty());
+}

@@ -1,6 +1,6 @@
 //! The last good state: what a change upserts, removes, keeps and refuses.
 
-use fairlead_api::{Kind, ObjectKey};
+use fairlead_api::{Kind, ObjectKey, Resource};
 
 use super::*;
 use crate::source::{Change, Loader, MAX_FILE_BYTES, Store};
@@ -360,4 +360,51 @@ fn which_files_count() {
     assert_eq!(names(&change.upserted), ["t"]);
     let change = Store::default().apply(Loader::new([bed.path().join("missing.yaml")]).scan());
     assert_eq!(change.problems.len(), 1);
+}
+
+#[test]
+fn what_is_left_of_a_refused_pod_or_namespace_counts() {
+    let mut bed = Bed::new();
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {istio-injection: enabled}, generation: soon}\n";
+    let pod = |labels: &str, ip: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: shop, labels: {labels}, annotations: {{fairlead.io/netns: /n/a}}}}\nspec: {{nodeName: n, serviceAccountName: a}}\nstatus: {{podIP: {ip}}}\n"
+        )
+    };
+    let pod_key = ObjectKey::new(Kind::Pod, "shop", "a");
+    let refused = |bed: &Bed| -> Option<bool> {
+        let Resource::Pod(pod) = bed.store.get(&pod_key)? else { return None };
+        Some(pod.metadata.annotations.contains_key(crate::enrolment::REFUSED_ANNOTATION))
+    };
+    let unenrolled =
+        |bed: &Bed| bed.store.unenrolled().map(ToString::to_string).collect::<Vec<_>>();
+    // Neither can be used as it is; who is in the mesh is known all the same.
+    let change = bed.write("x.yaml", &format!("{namespace}{}", pod("{app: a}", "nowhere")));
+    assert_eq!(names(&change.upserted), ["a", "shop"]);
+    assert_eq!(refused(&bed), Some(true));
+    let Some(Resource::Pod(left)) = bed.store.get(&pod_key) else { panic!("no pod") };
+    assert_eq!(left.spec.node_name, "n");
+    assert_eq!(left.metadata.annotations["fairlead.io/netns"], "/n/a");
+    assert_eq!(unenrolled(&bed).len(), 2);
+    assert!(bed.apply().is_empty());
+    // Mended, and broken again: the good version stays.
+    let good = namespace.replace(", generation: soon", "");
+    let change = bed.write("x.yaml", &format!("{good}{}", pod("{app: a}", "10.0.0.1")));
+    assert_eq!(names(&change.upserted), ["a"], "the namespace is what it was");
+    assert!(change.removed.is_empty());
+    assert_eq!((refused(&bed), unenrolled(&bed)), (Some(false), vec![]));
+    let change = bed.write("x.yaml", &format!("{good}{}", pod("{app: a}", "nowhere")));
+    assert!(change.upserted.is_empty() && change.removed.is_empty(), "{change:?}");
+    assert_eq!((refused(&bed), unenrolled(&bed)), (Some(false), vec![]));
+    // Gone is gone; and where the labels cannot be read, nothing is left but the word.
+    let change = bed.write("x.yaml", &good);
+    assert_eq!(change.removed, std::slice::from_ref(&pod_key));
+    let change = bed.write("x.yaml", &format!("{good}{}", pod("[app, a]", "10.0.0.1")));
+    assert!(change.upserted.is_empty(), "{change:?}");
+    assert_eq!((refused(&bed), unenrolled(&bed).len()), (None, 1));
+    bed.write("x.yaml", &format!("{good}{}", pod("{app: a}", "nowhere")));
+    assert_eq!(refused(&bed), Some(true));
+    let change = bed.write("x.yaml", &good);
+    assert_eq!(change.removed, [pod_key.clone()]);
+    assert!(unenrolled(&bed).is_empty());
 }

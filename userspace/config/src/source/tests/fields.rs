@@ -369,6 +369,9 @@ fn examples_are_good_and_write_every_field() {
     let mut wrote: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
     for entry in std::fs::read_dir(&dir).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "yaml") {
+            continue;
+        }
         let text = std::fs::read_to_string(&path).unwrap();
         let parsed = parse(&path.clone().into(), &text, Format::Yaml);
         let wrong = parsed
@@ -391,4 +394,22 @@ fn examples_are_good_and_write_every_field() {
             fields.iter().filter(|f| f.leaf && !wrote.contains(&f.path)).map(|f| &f.path).collect();
         assert!(missing.is_empty(), "{kind}: no example writes {missing:#?}");
     }
+}
+
+/// What the definitions refuse (a scenario shows it to an API server) is refused in files too.
+#[test]
+fn what_the_definitions_refuse_is_refused_in_files() {
+    let all: Vec<Value> =
+        serde_json::from_str(include_str!("../../../../../tests/resources/refused.json")).unwrap();
+    let mut taken = Vec::new();
+    for mut object in all {
+        let words = object["words"].take();
+        object["metadata"] = json!({"name": "x", "namespace": "ns"});
+        object.as_object_mut().unwrap().remove("words");
+        let parsed = parse(&PathBuf::from("test.json").into(), &object.to_string(), Format::Json);
+        if !parsed.problems.iter().any(Problem::is_error) {
+            taken.push(format!("{object} ({words})"));
+        }
+    }
+    assert!(taken.is_empty(), "taken:\n{}", taken.join("\n"));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fairlead_api::networking::{Resolution, ServiceEntry};
 
-use super::checks;
+use super::{checks, workload_entry};
 use crate::source::path::Path;
 use crate::source::sink::Sink;
 
@@ -29,23 +29,46 @@ pub(in super::super) fn service_entry(object: &ServiceEntry, sink: &mut Sink<'_>
     }
     checks::subnets(sink, &at.field("addresses"), &spec.addresses);
     let ports = at.field("ports");
-    let mut names = BTreeSet::new();
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for (index, port) in spec.ports.iter().enumerate() {
         let at = ports.index(index);
         checks::port(sink, &at.field("number"), port.number);
+        if !numbers.insert(port.number) {
+            let message = format!("port {} is there twice", port.number);
+            sink.error(&at.field("number"), message, "each port once");
+        }
         if port.name.is_empty() || !names.insert(&port.name) {
             let message = format!("{:?} does not tell the port from others", port.name);
             sink.error(&at.field("name"), message, "a name of its own for each port");
         }
     }
-    if spec.resolution == Resolution::Static {
-        let endpoints = at.field("endpoints");
-        for (index, endpoint) in spec.endpoints.iter().enumerate() {
-            let at = endpoints.index(index);
-            if !endpoint.address.starts_with("unix://") {
-                checks::ip(sink, &at.field("address"), &endpoint.address);
-            }
+    let endpoints = at.field("endpoints");
+    for (index, endpoint) in spec.endpoints.iter().enumerate() {
+        let at = endpoints.index(index);
+        workload_entry::entry(endpoint, true, &at, sink);
+        let ip = !endpoint.address.is_empty() && !endpoint.address.starts_with("unix://");
+        if spec.resolution == Resolution::Static && ip {
+            checks::ip(sink, &at.field("address"), &endpoint.address);
         }
     }
+    if spec.resolution == Resolution::None && !spec.endpoints.is_empty() {
+        let message = "have no effect with resolution NONE";
+        sink.error(&endpoints, message, "another resolution, or no endpoints");
+    }
+    if spec.resolution == Resolution::DnsRoundRobin && spec.endpoints.len() > 1 {
+        let message = "are too many for resolution DNS_ROUND_ROBIN";
+        sink.error(&endpoints, message, "at most one");
+    }
+    let range = |text: &String| text.contains('/');
+    let resolved = !matches!(spec.resolution, Resolution::None | Resolution::Static);
+    if resolved && spec.addresses.iter().any(range) {
+        let message = "a range of addresses cannot be resolved";
+        sink.error(&at.field("addresses"), message, "resolution NONE or STATIC");
+    }
+    let selector = at.field("workloadSelector");
+    if spec.workload_selector.is_some() && !spec.endpoints.is_empty() {
+        sink.error(&selector, "stands beside endpoints", "one of the two");
+    }
+    workload_entry::selector(spec.workload_selector.as_ref(), &selector, sink);
     checks::export_to(sink, &at.field("exportTo"), &spec.export_to, &object.metadata.namespace);
 }

@@ -2,7 +2,7 @@
 
 use fairlead_api::networking::WorkloadGroup;
 
-use super::checks;
+use super::{checks, workload_entry};
 use crate::source::path::Path;
 use crate::source::sink::Sink;
 
@@ -16,13 +16,7 @@ pub(in super::super) fn workload_group(object: &WorkloadGroup, sink: &mut Sink<'
     let template = at.field("template");
     match &spec.template {
         None => sink.error(&template, "is missing", "what the entries are made of"),
-        Some(value) => {
-            checks::labels(sink, &template.field("labels"), &value.labels);
-            let ports = template.field("ports");
-            for (name, number) in &value.ports {
-                checks::port(sink, &ports.key(name), *number);
-            }
-        }
+        Some(value) => workload_entry::entry(value, false, &template, sink),
     }
     let Some(probe) = &spec.probe else { return };
     let at = at.field("probe");

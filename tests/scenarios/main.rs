@@ -6,6 +6,7 @@ mod capture;
 mod churn;
 mod common;
 mod configuration;
+mod controller_source;
 mod daemon_death;
 mod destination_rules;
 mod harness_itself;

@@ -26,9 +26,12 @@ use fairlead_proxy::{DataPlane, Deps};
 use fairlead_telemetry::Telemetry;
 use fairlead_types::{PodSockets, WorkloadId};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::admin::Server;
+use crate::cni::{self, Answers};
 use crate::configuration::Configuration;
+use crate::discovery::Locator;
 use crate::enrolment::{Carrier, Enrolment, Surroundings};
 use crate::logging::Logging;
 use crate::metrics::Sources;
@@ -60,7 +63,7 @@ impl Carrier for DataPlane {
 pub fn run(settings: &Settings) -> ExitCode {
     let descriptors = raise_descriptor_limit();
     // Before any thread is started, that of the log included: capabilities belong to threads.
-    let dropped = fairlead_capture::drop_capabilities();
+    let dropped = fairlead_capture::drop_capabilities(settings.pods.is_some());
     let log = match logging::start(&settings.log) {
         Ok(log) => log,
         Err(error) => {
@@ -147,6 +150,10 @@ fn run_logged(
     };
 
     let readiness = Readiness::default();
+    let locator = settings.pods.as_ref().map(|pods| {
+        let trusted = matches!(settings.source, Source::Directory(_));
+        Arc::new(Locator::new(pods.proc.clone(), capture.host_netns(), trusted))
+    });
     let enrolment = Enrolment::new(surroundings(
         settings,
         &configuration,
@@ -154,7 +161,10 @@ fn run_logged(
         &plane,
         &identity,
         &control,
+        locator.clone(),
     ));
+    let (table, passes) = (enrolment.table(), enrolment.passes());
+    let held = Arc::clone(&identity);
     let sources = Sources {
         capture: Arc::clone(&capture),
         identity,
@@ -177,7 +187,24 @@ fn run_logged(
     };
     let signals = control.block_on(async { Signals::new() }).context("listening to signals")?;
     start_control(&control, &supervisor, admin, metrics_listener, &shown)?;
-    let enroller = start_enrolment(&supervisor, enrolment, configuration.snapshots(), &readiness)?;
+    let mut enroller = start_enrolment(&supervisor, enrolment, &configuration, &readiness)?;
+    if let (Some(pods), Some(locator)) = (&settings.pods, locator) {
+        let answers = Answers {
+            locator,
+            snapshots: configuration.snapshots().clone(),
+            table,
+            passes,
+            refuse_unknown: settings.capture.unknown_netns == UnknownNetns::Refuse,
+            identity: held,
+            wake: enroller.wake(),
+        };
+        let server = {
+            let _within = control.enter();
+            cni::Server::bind(&pods.cni_socket)?
+        };
+        tracing::info!(socket = %pods.cni_socket.display(), "CNI plugins");
+        enroller.plugins = Some(control.spawn(server.serve(answers)));
+    }
 
     let outcome = control.block_on(live(
         signals,
@@ -203,6 +230,7 @@ fn surroundings(
     plane: &Arc<DataPlane>,
     identity: &Arc<IdentityStore>,
     control: &Runtime,
+    locator: Option<Arc<Locator>>,
 ) -> Surroundings {
     let report = configuration.report();
     let identity = Arc::clone(identity);
@@ -218,6 +246,7 @@ fn surroundings(
         }),
         complete: Box::new(move || report.lock().complete),
         refuse_unknown: settings.capture.unknown_netns == UnknownNetns::Refuse,
+        locator,
     }
 }
 
@@ -250,7 +279,8 @@ fn start_control(
 
 /// Enrolment, and what ends it when dropped.
 struct Enroller {
-    changed: SyncSender<()>,
+    changed: Arc<SyncSender<()>>,
+    plugins: Option<JoinHandle<()>>,
     _subscription: Subscription,
     thread: std::thread::JoinHandle<()>,
 }
@@ -258,31 +288,52 @@ struct Enroller {
 fn start_enrolment(
     supervisor: &Supervisor,
     enrolment: Enrolment,
-    snapshots: &SnapshotHandle,
+    configuration: &Configuration,
     readiness: &Readiness,
 ) -> anyhow::Result<Enroller> {
+    let (snapshots, report) = (configuration.snapshots(), configuration.report());
     // One waiting message stands for all changes: the thread looks at the newest snapshot.
     let (changed, told) = sync_channel(1);
-    let tell = changed.clone();
+    let changed = Arc::new(changed);
+    let tell = SyncSender::clone(&changed);
     let subscription = snapshots.subscribe(move |_| {
         let _ = tell.try_send(());
     });
     let readiness = readiness.clone();
     let thread = supervisor
         .thread("enrolment", move || {
+            // Without any configuration there is nobody to enrol, and to say so would be wrong.
+            while report.lock().loads == 0 {
+                if told.recv().is_err() {
+                    return;
+                }
+            }
             enrolment.run(&told, || {
                 readiness.started();
                 tracing::info!("ready");
             });
         })
         .context("starting the enrolment thread")?;
-    Ok(Enroller { changed, _subscription: subscription, thread })
+    Ok(Enroller { changed, plugins: None, _subscription: subscription, thread })
 }
 
 impl Enroller {
-    /// No pod joins or leaves any more.
+    /// Has the thread look again, for as long as it lives.
+    fn wake(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let changed = Arc::downgrade(&self.changed);
+        Arc::new(move || {
+            if let Some(changed) = changed.upgrade() {
+                let _ = changed.try_send(());
+            }
+        })
+    }
+
+    /// No pod joins or leaves any more. Plugins wait for the next daemon's socket.
     fn stop(self) {
-        let Self { changed, _subscription: subscription, thread } = self;
+        let Self { changed, plugins, _subscription: subscription, thread } = self;
+        if let Some(plugins) = plugins {
+            plugins.abort();
+        }
         drop((subscription, changed));
         let _ = thread.join();
     }

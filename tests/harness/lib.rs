@@ -7,6 +7,7 @@
 
 pub mod cgroup;
 pub mod client;
+pub mod cluster;
 pub mod daemon;
 pub mod log;
 pub mod manifest;
@@ -24,6 +25,7 @@ pub mod wait;
 pub mod wire;
 
 pub use client::{Load, Reply, Sent};
+pub use cluster::{Cluster, ClusterOptions};
 pub use daemon::Daemon;
 pub use log::Entry;
 pub use manifest::{PodSpec, ServiceSpec};

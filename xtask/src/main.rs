@@ -5,6 +5,7 @@ mod clean;
 mod cluster;
 mod demo;
 mod ebpf;
+mod images;
 mod lint;
 mod manifests;
 mod soak;
@@ -35,6 +36,7 @@ enum Task {
     Soak(soak::Args),
     Clean(clean::Args),
     Cluster(cluster::Args),
+    Images(images::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,5 +60,6 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Soak(args) => soak::run(&args),
         Task::Clean(args) => clean::run(&args),
         Task::Cluster(args) => cluster::run(args),
+        Task::Images(args) => images::run(&args),
     }
 }

@@ -146,7 +146,7 @@ impl Cluster {
         let outer = namespaces::start_outer(&outer_cgroup, &self.dir.join("logs/outer.log"))?;
         network::lay_outer(name, self.plan(), nodes, outer)?;
         self.start(Component::Etcd)?;
-        self.start(Component::Apiserver)?;
+        self.spawn(Component::Apiserver)?;
         say(&format!("{nodes} nodes with containerd, and their images"));
         std::thread::scope(|scope| {
             let boots: Vec<_> = (1..=nodes)
@@ -154,8 +154,8 @@ impl Cluster {
                 .collect();
             self.wait_for_api()?;
             say("controller-manager, scheduler, CoreDNS");
-            self.start(Component::ControllerManager)?;
-            self.start(Component::Scheduler)?;
+            self.spawn(Component::ControllerManager)?;
+            self.spawn(Component::Scheduler)?;
             self.kubectl().apply(include_str!("../files/coredns.yaml"))?;
             for boot in boots {
                 boot.join().map_err(|_| anyhow::anyhow!("booting a node panicked"))??;
@@ -164,8 +164,8 @@ impl Cluster {
         })?;
         say("kubelets and kube-proxies; waiting for the nodes to be ready");
         for number in 1..=nodes {
-            self.start(Component::Kubelet(number))?;
-            self.start(Component::KubeProxy(number))?;
+            self.spawn(Component::Kubelet(number))?;
+            self.spawn(Component::KubeProxy(number))?;
         }
         self.wait_for_nodes()?;
         if options.wait_for_dns {
@@ -200,11 +200,7 @@ impl Cluster {
             }
         }
         network::lay_node(self.plan(), self.record.nodes, number, self.outer()?, init)?;
-        self.start(Component::Containerd(number))?;
-        let socket = format!("/proc/{init}/root/run/containerd/containerd.sock");
-        self.wait_for(Component::Containerd(number), || {
-            Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(()))
-        })
+        self.start(Component::Containerd(number))
     }
 
     /// Boots a node that was torn down: its disk is as it was, its memory is empty.
@@ -230,11 +226,37 @@ impl Cluster {
         cgroups::remove(&cgroup)
     }
 
-    /// Starts a component that does not run.
+    /// Starts a component that does not run, and waits until it listens. What it needs has to run:
+    /// etcd for the API server, containerd for the kubelet.
     ///
     /// # Errors
-    /// It runs already, or cannot be started.
+    /// It runs already, or ends instead of listening: with the end of its log.
     pub fn start(&self, component: Component) -> Result<()> {
+        self.spawn(component)?;
+        self.wait_for(component, || Ok(self.listens(component)?.then_some(())))
+    }
+
+    /// Whether a component listens: seen in the sockets of its network namespace.
+    fn listens(&self, component: Component) -> Result<bool> {
+        let init = match component.node() {
+            Some(number) => self.node_init(number)?,
+            None => self.outer()?,
+        };
+        let Some(port) = component.port() else {
+            let socket = format!("/proc/{init}/root/run/containerd/containerd.sock");
+            return Ok(std::os::unix::net::UnixStream::connect(socket).is_ok());
+        };
+        let mut tables = fs::read_to_string(format!("/proc/{init}/net/tcp"))?;
+        tables += &fs::read_to_string(format!("/proc/{init}/net/tcp6")).unwrap_or_default();
+        // Local address and port in hexadecimal, remote ones, and the state: 0A is LISTEN.
+        let port = format!(":{port:04X}");
+        Ok(tables.lines().any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            words.next().is_some_and(|local| local.ends_with(&port)) && words.nth(1) == Some("0A")
+        }))
+    }
+
+    fn spawn(&self, component: Component) -> Result<()> {
         ensure!(self.pids(component)?.is_empty(), "{component} runs already");
         let cgroup = self.component_cgroup(component);
         cgroups::create(&cgroup)?;
@@ -259,12 +281,16 @@ impl Cluster {
     pub fn kill(&self, component: Component) -> Result<()> {
         let pids = self.pids(component)?;
         ensure!(!pids.is_empty(), "{component} does not run");
+        let identities: Vec<_> =
+            pids.iter().filter_map(|pid| Some((*pid, system::identity_of(*pid)?))).collect();
         for pid in pids {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no pid")?;
             kill_process(pid, Signal::KILL).with_context(|| format!("killing {component}"))?;
         }
+        // Until it is out of the kernel's books, it may still hold its ports.
         system::eventually(&format!("the end of {component}"), Duration::from_secs(10), || {
-            Ok(self.pids(component)?.is_empty().then_some(()))
+            let gone = |(pid, was): &(u32, String)| system::identity_of(*pid).as_ref() != Some(was);
+            Ok(identities.iter().all(gone).then_some(()))
         })
     }
 
@@ -432,13 +458,10 @@ impl Cluster {
         component: Component,
         mut attempt: impl FnMut() -> Result<Option<T>>,
     ) -> Result<T> {
-        let mut seen = false;
         let result = system::eventually(&component.to_string(), START_LIMIT, || {
-            if self.pids(component)?.is_empty() {
-                // It may not have become itself yet; but once seen, it does not come back.
-                return if seen { Ok(Some(None)) } else { Ok(None) };
+            if cgroups::processes(&self.component_cgroup(component))?.is_empty() {
+                return Ok(Some(None));
             }
-            seen = true;
             Ok(attempt()?.map(Some))
         });
         let tail = || {
@@ -508,6 +531,9 @@ impl Cluster {
 
 /// Images that every cluster needs, as archives in the cache.
 fn images(binaries: &Binaries, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
+    // Scenarios start clusters side by side, also the first ones.
+    let lock = fs::File::create(binaries.dir().join("lock"))?;
+    lock.lock()?;
     let pause = binaries.dir().join("pause.tar");
     if !pause.is_file() {
         image::pause()?.write(&pause)?;

@@ -63,6 +63,19 @@ impl Component {
         }
     }
 
+    /// A port on which it listens once it works; containerd has a socket in the file system.
+    pub(crate) const fn port(self) -> Option<u16> {
+        match self {
+            Self::Etcd => Some(2379),
+            Self::Apiserver => Some(crate::network::API_PORT),
+            Self::ControllerManager => Some(10257),
+            Self::Scheduler => Some(10259),
+            Self::Containerd(_) => None,
+            Self::Kubelet(_) => Some(10250),
+            Self::KubeProxy(_) => Some(10256),
+        }
+    }
+
     /// The node that it runs on.
     #[must_use]
     pub const fn node(self) -> Option<usize> {

@@ -18,6 +18,7 @@ pub mod kubectl;
 mod namespaces;
 mod network;
 mod node;
+pub mod package;
 mod pki;
 pub mod state;
 pub mod status;

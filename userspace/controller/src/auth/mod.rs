@@ -7,7 +7,6 @@
 mod cache;
 mod review;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,29 +161,23 @@ impl Authenticator {
 
     /// Returns when the token of an open stream counts no longer for that node: its pod is gone,
     /// it has expired, or it could not be asked about for an hour. Runs as long as the stream.
-    pub fn revoked<'a>(
-        &'a self,
-        bearer: &'a str,
-        node: &'a NodeIdentity,
-    ) -> impl Future<Output = Denied> + Send + 'a {
-        async move {
-            let mut last = Instant::now();
-            loop {
-                sleep(self.settings.recheck).await;
-                let again = match key(bearer) {
-                    Ok(key) => self.review(bearer, key, true).await,
-                    Err(denied) => return denied,
-                };
-                match again.and_then(|caller| self.as_node(&caller)) {
-                    Ok(same) if same == *node => last = Instant::now(),
-                    Ok(other) => {
-                        return Denied::Refused(format!("it now speaks for {}", other.node));
-                    }
-                    Err(denied) if denied.is_passing() && last.elapsed() < MAX_UNCHECKED => {
-                        tracing::debug!(node = node.node, %denied, "token not reviewed again");
-                    }
-                    Err(denied) => return denied,
+    pub async fn revoked(&self, bearer: &str, node: &NodeIdentity) -> Denied {
+        let mut last = Instant::now();
+        loop {
+            sleep(self.settings.recheck).await;
+            let again = match key(bearer) {
+                Ok(key) => self.review(bearer, key, true).await,
+                Err(denied) => return denied,
+            };
+            match again.and_then(|caller| self.as_node(&caller)) {
+                Ok(same) if same == *node => last = Instant::now(),
+                Ok(other) => {
+                    return Denied::Refused(format!("it now speaks for {}", other.node));
                 }
+                Err(denied) if denied.is_passing() && last.elapsed() < MAX_UNCHECKED => {
+                    tracing::debug!(node = node.node, %denied, "token not reviewed again");
+                }
+                Err(denied) => return denied,
             }
         }
     }

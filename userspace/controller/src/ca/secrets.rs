@@ -1,6 +1,5 @@
 //! The Secrets of the CA, watched; made and renewed where they are ours.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,45 +61,38 @@ impl Secrets {
     }
 
     /// Watches for ever. A Secret that cannot be used is told; the last usable CA goes on.
-    pub fn run(self) -> impl Future<Output = ()> + Send {
-        async move {
-            let mut cacerts_stream = pin!(self.watch(CACERTS_SECRET));
-            let mut own_stream = pin!(self.watch(OWN_SECRET));
-            let (mut cacerts, mut own) = (Heard::default(), Heard::default());
-            let mut settling: Option<Settling> = None;
-            loop {
-                let due = settling.as_ref().map(|settling| settling.at);
-                tokio::select! {
-                    Some(heard) = cacerts_stream.next() => cacerts = heard,
-                    Some(heard) = own_stream.next() => own = heard,
-                    () = at(due) => {
-                        if let Some(settled) = settling.take() {
-                            self.take(settled.authority, settled.source);
-                        }
-                        continue;
+    pub async fn run(self) {
+        let mut cacerts_stream = pin!(self.watch(CACERTS_SECRET));
+        let mut own_stream = pin!(self.watch(OWN_SECRET));
+        let (mut cacerts, mut own) = (Heard::default(), Heard::default());
+        let mut settling: Option<Settling> = None;
+        loop {
+            let due = settling.as_ref().map(|settling| settling.at);
+            tokio::select! {
+                Some(heard) = cacerts_stream.next() => cacerts = heard,
+                Some(heard) = own_stream.next() => own = heard,
+                () = at(due) => {
+                    if let Some(settled) = settling.take() {
+                        self.take(settled.authority, settled.source);
                     }
-                    () = sleep(RENEWAL_CHECK) => {}
-                }
-                if matches!(cacerts, Heard::Nothing) || matches!(own, Heard::Nothing) {
                     continue;
                 }
-                self.keep_own(&cacerts, &own).await;
-                match plan(cacerts.secret(), own.secret()) {
-                    Ok(Some(plan)) => settling = self.adopt(plan),
-                    Ok(None) if self.ca.is_ready() => {
-                        tracing::warn!(
-                            "the Secrets of the CA are gone; the last one goes on signing"
-                        );
-                    }
-                    Ok(None) => {}
-                    Err(error) if self.ca.is_ready() => {
-                        tracing::error!(
-                            error,
-                            "the CA is not usable; the one before goes on signing"
-                        );
-                    }
-                    Err(error) => tracing::error!(error, "the CA is not usable; nothing is signed"),
+                () = sleep(RENEWAL_CHECK) => {}
+            }
+            if matches!(cacerts, Heard::Nothing) || matches!(own, Heard::Nothing) {
+                continue;
+            }
+            self.keep_own(&cacerts, &own).await;
+            match plan(cacerts.secret(), own.secret()) {
+                Ok(Some(plan)) => settling = self.adopt(plan),
+                Ok(None) if self.ca.is_ready() => {
+                    tracing::warn!("the Secrets of the CA are gone; the last one goes on signing");
                 }
+                Ok(None) => {}
+                Err(error) if self.ca.is_ready() => {
+                    tracing::error!(error, "the CA is not usable; the one before goes on signing");
+                }
+                Err(error) => tracing::error!(error, "the CA is not usable; nothing is signed"),
             }
         }
     }

@@ -20,9 +20,9 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// An API server with the definitions; no nodes, as nothing runs.
+/// An API server with the definitions.
 fn server() -> Result<Cluster> {
-    let cluster = Cluster::up(&ClusterOptions::default().nodes(0).without_dns())?;
+    let cluster = Cluster::up(&ClusterOptions::default().nodes(1).without_dns())?;
     cluster.apply_kustomization(&root().join("manifests/crds"))?;
     eventually("definitions are served", SOON, || {
         for crd in definitions(&cluster)? {

@@ -24,8 +24,10 @@ camelCase.
 - **refused**: not built yet, and traffic that it would apply to is refused rather than sent where nobody meant it to go.
 
 The definitions are in `manifests/crds` (`kubectl apply --server-side -k manifests/crds`). Names, versions, short names and
-stored versions are Istio's, so where Istio's own definitions are installed they serve as well, and stay as they are. Rules
-that need no other object are part of the definitions (CEL); the rest is checked by the controller and by `fairlead validate`.
+stored versions are Istio's, so where Istio's own definitions are installed they serve as well, and stay as they are: use
+`manifests/overlays/beside-istio`. (Applied over them, these definitions conflict with theirs, and the server changes nothing.)
+Rules that need no other object are part of the definitions (CEL); `fairlead validate` has the same and more. `tests/resources`
+has objects that write every field of every kind.
 
 ";
 

@@ -12,6 +12,7 @@ pub mod ca;
 mod keep;
 pub mod lease;
 pub mod metrics;
+pub mod run;
 pub mod scope;
 pub mod server;
 pub mod settings;

@@ -98,7 +98,7 @@ fn push_type(kind: Kind) -> usize {
 
 /// The metrics.
 pub struct Metrics {
-    registry: Registry,
+    registry: Arc<Registry>,
     connected: Gauge,
     pushes: [Counter; 4],
     rejects: Counter,
@@ -123,7 +123,7 @@ impl Metrics {
     /// Registers everything; the numbers of objects are those of `world`.
     #[must_use]
     pub fn new(world: &Arc<World>) -> Arc<Self> {
-        let registry = Registry::default();
+        let registry = Arc::new(Registry::default());
         let version = env!("CARGO_PKG_VERSION");
         registry
             .gauge("pilot_info", "Version of the control plane.", &[("version", version)])
@@ -188,7 +188,7 @@ impl Metrics {
 
     /// Where other parts register theirs.
     #[must_use]
-    pub fn registry(&self) -> &Registry {
+    pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 

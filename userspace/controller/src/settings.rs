@@ -52,6 +52,18 @@ pub struct Settings {
     )]
     pub service: String,
 
+    /// Further names in the certificate of the controller's listeners
+    #[arg(long, value_name = "NAME", env = "FAIRLEAD_TLS_NAMES", value_delimiter = ',')]
+    pub tls_name: Vec<String>,
+
+    /// Port of that Service behind which the webhook is
+    #[arg(long, value_name = "PORT", env = "FAIRLEAD_WEBHOOK_SERVICE_PORT", default_value_t = 443)]
+    pub webhook_service_port: u16,
+
+    /// Keep no ValidatingWebhookConfiguration
+    #[arg(long, env = "FAIRLEAD_NO_WEBHOOK")]
+    pub no_webhook: bool,
+
     /// The namespace whose policies count for the whole mesh, and where the ConfigMap istio with
     /// its settings is [default: the controller's own]
     #[arg(long, value_name = "NAME", env = "FAIRLEAD_ROOT_NAMESPACE")]

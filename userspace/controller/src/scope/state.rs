@@ -20,6 +20,9 @@ use super::unit::{UnitId, Units};
 pub(crate) type Map<K, V> = HashMap<K, V, RandomState>;
 pub(crate) type Set<T> = HashSet<T, RandomState>;
 
+/// Namespace and name of a pod, whether or not it exists.
+pub(crate) type PodName = (Arc<str>, Arc<str>);
+
 /// Everything.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -34,7 +37,7 @@ pub(crate) struct State {
     names_purged_at: usize,
     pub(crate) units: Units,
     /// The services that have a pod behind them, by slices that name it.
-    pub(crate) pod_units: Map<(Arc<str>, Arc<str>), Vec<(UnitId, Slot)>>,
+    pub(crate) pod_units: Map<PodName, Vec<(UnitId, Slot)>>,
     pub(crate) pods_by_node: Map<Arc<str>, Set<Slot>>,
     pub(crate) addresses: Map<IpAddr, Vec<Slot>>,
     /// The namespaces that enrol their pods.

@@ -110,10 +110,12 @@ pub fn features() -> Vec<Feature> {
 /// `CAP_SYS_ADMIN` (entering network namespaces; it includes `CAP_BPF` and `CAP_PERFMON`) and
 /// `CAP_NET_ADMIN` (attaching network programs, loopback addresses). Call it before threads are
 /// started: the kernel keeps capabilities per thread. Namespaces below `/proc/<pid>` of processes
-/// that have more can then not be opened; those below `/run/netns` can.
+/// that have more can then not be opened; those below `/run/netns` can. With `find_pods`,
+/// `CAP_SYS_PTRACE` stays too, and both can.
 ///
 /// # Errors
 /// The kernel refused.
-pub fn drop_capabilities() -> Result<(), CaptureError> {
-    caps::keep_only(caps::NEEDED).step(|| "dropping capabilities".into())
+pub fn drop_capabilities(find_pods: bool) -> Result<(), CaptureError> {
+    let kept = if find_pods { caps::TO_FIND_PODS } else { caps::NEEDED };
+    caps::keep_only(kept).step(|| "dropping capabilities".into())
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use fairlead_capture::{Capture, CaptureError};
 use fairlead_config::model::LocalPod;
-use fairlead_config::{SnapshotHandle, Subscription};
+use fairlead_config::Subscription;
 use fairlead_identity::IdentityStore;
 use fairlead_proxy::transport::Transport;
 use fairlead_proxy::{DataPlane, Deps};

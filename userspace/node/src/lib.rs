@@ -7,8 +7,10 @@
 
 pub mod admin;
 pub mod certificates;
+pub mod cni;
 pub mod configuration;
 pub mod daemon;
+pub mod discovery;
 pub mod enrolment;
 pub mod logging;
 mod mesh;

@@ -74,6 +74,7 @@ pub(crate) fn capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
     };
     let capture = Capture::open(CaptureSettings {
         pin_dir: settings.capture.pin_dir.clone(),
+        pods_cgroup: settings.capture.pods_cgroup.clone(),
         unknown_netns: match settings.capture.unknown_netns {
             UnknownNetns::Pass => CaptureUnknown::Pass,
             UnknownNetns::Refuse => CaptureUnknown::Refuse,

@@ -5,12 +5,15 @@ use std::io;
 use super::socket::check;
 
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
 const LAST_CAP: u32 = 63;
 const VERSION_3: u32 = 0x2008_0522;
 
 /// What the daemon goes on needing.
 pub(crate) const NEEDED: &[u32] = &[CAP_NET_ADMIN, CAP_SYS_ADMIN];
+/// What it goes on needing besides, if it has to find pods below `/proc`.
+pub(crate) const TO_FIND_PODS: &[u32] = &[CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE];
 
 #[repr(C)]
 struct Header {

@@ -125,13 +125,13 @@ impl Follower {
             .collect();
         let mut report = self.report.lock();
         report.loaded(version, store.len(), stats.elapsed, complete, entries);
+        report.unenrolled = store.unenrolled().map(ToString::to_string).collect();
         let found = report.entries.len();
         drop(report);
         if first && self.form == Form::Objects {
             // Whoever waits for the first configuration looks at the report.
             self.snapshots.publish(self.snapshots.load());
         }
-        report.unenrolled = store.unenrolled().map(ToString::to_string).collect();
         let (changed, micros) = (objects.len(), stats.elapsed.as_micros());
         let (total, problems) = (store.len(), found);
         // A cluster changes all the time, a directory when somebody saves a file.

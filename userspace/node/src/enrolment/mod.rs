@@ -20,6 +20,9 @@ use fairlead_config::SnapshotHandle;
 use fairlead_config::model::LocalPod;
 use fairlead_types::{SpiffeId, WorkloadId};
 use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::discovery::Locator;
 
 pub use ports::{Captor, Carrier, Place};
 use retry::Retry;
@@ -49,6 +52,8 @@ pub struct Surroundings {
     /// Whether network namespaces that nobody has spoken for are refused: then pods outside the
     /// mesh have to be exempted.
     pub refuse_unknown: bool,
+    /// Where pods are. Without it, where their annotation says.
+    pub locator: Option<Arc<Locator>>,
 }
 
 /// The table of local pods, for the admin API. Cloning shares it.
@@ -61,6 +66,7 @@ pub struct Enrolment {
     identities: HashSet<SpiffeId>,
     leftovers: Leftovers,
     table: Table,
+    passes: watch::Sender<u64>,
 }
 
 /// What an earlier daemon left captured.
@@ -92,7 +98,14 @@ impl Enrolment {
             identities: HashSet::new(),
             leftovers: Leftovers::Unknown,
             table: Table::default(),
+            passes: watch::Sender::new(0),
         }
+    }
+
+    /// Told after each pass, when the table is up to date.
+    #[must_use]
+    pub fn passes(&self) -> watch::Receiver<u64> {
+        self.passes.subscribe()
     }
 
     /// The table of local pods.
@@ -121,14 +134,20 @@ impl Enrolment {
     /// Brings everything in step with the present snapshot; returns when to look again.
     pub fn pass(&mut self, now: Instant) -> Instant {
         let snapshot = self.around.snapshots.load();
-        let mut wanted: BTreeMap<WorkloadId, Wanted> = snapshot
-            .local
-            .iter()
+        let (local, search_again) = match &self.around.locator {
+            Some(locator) => locator.locate(snapshot.local.iter(), now),
+            None => {
+                let own = |(id, pod): (&WorkloadId, &Arc<LocalPod>)| (id.clone(), Arc::clone(pod));
+                (snapshot.local.iter().map(own).collect(), None)
+            }
+        };
+        let mut wanted: BTreeMap<WorkloadId, Wanted> = local
+            .into_iter()
             .map(|(id, pod)| {
-                let refused = snapshot.refused.get(id).cloned();
-                let (pod, enrolled) = (Arc::clone(pod), pod.workload.enrolled);
+                let refused = snapshot.refused.get(&id).cloned();
+                let enrolled = pod.workload.enrolled;
                 let wanted = Wanted { pod, enrolled, refused };
-                (id.clone(), wanted)
+                (id, wanted)
             })
             .collect();
         if self.leftovers == Leftovers::Unknown {
@@ -163,7 +182,7 @@ impl Enrolment {
         self.let_leftovers_go(&wanted);
         self.publish(&wanted, now);
         let retries = self.seats.values().filter_map(Seat::next_try);
-        retries.min().unwrap_or(now + LOOK).min(now + LOOK).max(now)
+        retries.chain(search_again).min().unwrap_or(now + LOOK).min(now + LOOK).max(now)
     }
 
     /// One pod.
@@ -224,6 +243,10 @@ impl Enrolment {
             excluded_outbound_ports: pod.exclude_outbound_ports.to_vec(),
             excluded_outbound_ranges: pod.exclude_outbound_cidrs.to_vec(),
             excluded_inbound_ports: pod.workload.exclude_inbound_ports.to_vec(),
+            only_outbound_ranges: pod.include_outbound_cidrs.as_ref().map(|all| all.to_vec()),
+            only_outbound_ports: pod.include_outbound_ports.to_vec(),
+            only_inbound_ports: pod.workload.include_inbound_ports.as_ref().map(|all| all.to_vec()),
+            probe_ports: pod.probe_ports.to_vec(),
             ..PodSpec::new(id.clone(), path.to_owned())
         };
         let mut retry = match seat {
@@ -374,6 +397,7 @@ impl Enrolment {
             })
             .collect();
         *self.table.lock() = status;
+        self.passes.send_modify(|passes| *passes += 1);
     }
 }
 

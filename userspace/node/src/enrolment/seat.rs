@@ -20,10 +20,7 @@ pub(super) struct Enrolled {
 impl Enrolled {
     /// Whether it is captured in just this way.
     pub(super) fn is(&self, spec: &PodSpec) -> bool {
-        self.spec.netns == spec.netns
-            && self.spec.excluded_outbound_ports == spec.excluded_outbound_ports
-            && self.spec.excluded_outbound_ranges == spec.excluded_outbound_ranges
-            && self.spec.excluded_inbound_ports == spec.excluded_inbound_ports
+        self.spec == *spec
     }
 }
 
@@ -93,7 +90,12 @@ impl Seat {
             Self::Outside(_) => (PodState::Outside, None, None),
             Self::Idle(why) => (PodState::Outside, Some((*why).to_owned()), None),
         };
-        PodStatus { id: id.clone(), netns, state, reason, waiting }
+        let place = match self {
+            Self::Enrolled(enrolled) | Self::Refused(enrolled, _) => Some(enrolled.place),
+            Self::Outside(Some((_, place))) => Some(*place),
+            Self::Waiting(_) | Self::Outside(None) | Self::Idle(_) => None,
+        };
+        PodStatus { id: id.clone(), netns, place, state, reason, waiting }
     }
 }
 
@@ -130,6 +132,8 @@ pub struct PodStatus {
     pub id: WorkloadId,
     /// Path of its network namespace.
     pub netns: Option<PathBuf>,
+    /// Which namespace that is, once something has been done there.
+    pub place: Option<Place>,
     /// Where it stands.
     pub state: PodState,
     /// Why it is not captured.

@@ -158,6 +158,7 @@ impl Bench {
             retain: Box::new(move |ids| sink.lock().push(ids.len())),
             complete: Box::new(move || *flag.lock()),
             refuse_unknown,
+            locator: None,
         });
         Self { paper, snapshots, enrolment, retained, complete, now: Instant::now() }
     }
@@ -363,7 +364,7 @@ fn a_refused_pod_is_captured_and_never_carried() {
     let mut b = Bench::new(false);
     b.paper.put("/n/a", 1);
     let a = pod("a", Some("/n/a"), true);
-    let mut refused = |b: &mut Bench, reason: &str| {
+    let refused = |b: &mut Bench, reason: &str| {
         let mut next = Snapshot { version: b.snapshots.load().version + 1, ..<_>::default() };
         next.local.insert(a.workload.id.clone(), Arc::new(a.clone()));
         next.refused.insert(a.workload.id.clone(), reason.into());

@@ -42,6 +42,8 @@ pub struct Settings {
     pub identity: IdentitySettings,
     /// Kernel.
     pub capture: CaptureSettings,
+    /// How pods are found that do not say themselves where they are.
+    pub pods: Option<PodSettings>,
     /// Admin API.
     pub admin: SocketAddr,
     /// Where metrics and probes are served beside it.
@@ -111,6 +113,15 @@ pub struct IdentitySettings {
     pub ttl: Duration,
 }
 
+/// How pods are found: by what the CNI plugin tells, and by the processes of the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSettings {
+    /// Where the CNI plugin asks.
+    pub cni_socket: PathBuf,
+    /// The node's `/proc`.
+    pub proc: PathBuf,
+}
+
 /// How traffic is captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaptureSettings {
@@ -118,6 +129,8 @@ pub struct CaptureSettings {
     pub pin_dir: PathBuf,
     /// The cgroup (v2) under which pods live; `None`: the root of the mounted hierarchy.
     pub cgroup_root: Option<PathBuf>,
+    /// The cgroup of all pods; `None`: where kubelet makes it below the root.
+    pub pods_cgroup: Option<PathBuf>,
     /// What happens to network namespaces that nobody has spoken for.
     pub unknown_netns: UnknownNetns,
     /// Connections on their way between kernel and daemon.
@@ -205,9 +218,14 @@ impl Settings {
             })?,
         };
         let (source, authority) = sources(config_dir, controller, &identity)?;
+        let in_cluster = matches!(source, Source::Controller(_));
+        let cni_socket =
+            capture.cni_socket.or_else(|| in_cluster.then(|| fairlead_wire::cni::SOCKET.into()));
+        let proc = capture.proc.unwrap_or_else(|| "/proc".into());
         let settings = Self {
             node,
             source,
+            pods: cni_socket.map(|cni_socket| PodSettings { cni_socket, proc }),
             identity: IdentitySettings {
                 authority,
                 ttl: identity.cert_ttl.map_or(Duration::from_secs(3600), |s| s.0),
@@ -215,6 +233,7 @@ impl Settings {
             capture: CaptureSettings {
                 pin_dir: capture.pin_dir.unwrap_or_else(|| "/sys/fs/bpf/fairlead".into()),
                 cgroup_root: capture.cgroup_root,
+                pods_cgroup: capture.pods_cgroup,
                 unknown_netns: capture.unknown_netns.unwrap_or_default(),
                 max_flows: capture.max_flows.unwrap_or(fairlead_capture::DEFAULT_MAX_FLOWS),
                 kernel_log: capture.kernel_log.unwrap_or(false),

@@ -188,6 +188,20 @@ pub struct CaptureOptions {
     #[arg(long, value_name = "DIR", env = "FAIRLEAD_CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
 
+    /// The cgroup of all pods: processes of the host's network in it are pods, others are the node
+    /// itself, whose probes pass [default: kubepods.slice or kubepods below --cgroup-root]
+    #[arg(long, value_name = "DIR", env = "FAIRLEAD_PODS_CGROUP")]
+    pub pods_cgroup: Option<PathBuf>,
+
+    /// Where the CNI plugin asks, and with it: have pods found by their processes [default:
+    /// /run/fairlead/cni.sock with a controller, nowhere without]
+    #[arg(long, value_name = "PATH", env = "FAIRLEAD_CNI_SOCKET")]
+    pub cni_socket: Option<PathBuf>,
+
+    /// The node's /proc, in which pods' processes are found [default: /proc]
+    #[arg(long, value_name = "DIR", env = "FAIRLEAD_PROC")]
+    pub proc: Option<PathBuf>,
+
     /// What connections get that leave a network namespace nobody has spoken for [default: pass]
     #[arg(long, value_name = "POLICY", env = "FAIRLEAD_UNKNOWN_NETNS")]
     pub unknown_netns: Option<UnknownNetns>,
@@ -299,6 +313,9 @@ impl Options {
             capture: CaptureOptions {
                 pin_dir: self.capture.pin_dir.or(file.capture.pin_dir),
                 cgroup_root: self.capture.cgroup_root.or(file.capture.cgroup_root),
+                pods_cgroup: self.capture.pods_cgroup.or(file.capture.pods_cgroup),
+                cni_socket: self.capture.cni_socket.or(file.capture.cni_socket),
+                proc: self.capture.proc.or(file.capture.proc),
                 unknown_netns: self.capture.unknown_netns.or(file.capture.unknown_netns),
                 max_flows: self.capture.max_flows.or(file.capture.max_flows),
                 kernel_log: self.capture.kernel_log.or(file.capture.kernel_log),

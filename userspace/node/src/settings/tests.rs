@@ -72,9 +72,11 @@ fn every_flag_reaches_its_setting() {
             authority: Authority::Directory("/ca".into()),
             ttl: Duration::from_secs(20),
         },
+        pods: None,
         capture: CaptureSettings {
             pin_dir: "/sys/fs/bpf/a".into(),
             cgroup_root: Some("/sys/fs/cgroup/a".into()),
+            pods_cgroup: None,
             unknown_netns: UnknownNetns::Refuse,
             max_flows: 100,
             kernel_log: true,
@@ -101,8 +103,12 @@ fn a_controller_takes_the_place_of_directories() {
         "--state-dir=/state",
         "--cluster-id=one",
         "--unanswered=pass",
+        "--proc=/host/proc",
     ]))
     .unwrap();
+    let pods = settings.pods.as_ref().unwrap();
+    assert_eq!(pods.cni_socket, std::path::Path::new("/run/fairlead/cni.sock"));
+    assert_eq!(pods.proc, std::path::Path::new("/host/proc"));
     let service = ServiceSettings {
         address: "fairlead.istio-system.svc:15012".parse().unwrap(),
         ca_root: "/root.pem".into(),

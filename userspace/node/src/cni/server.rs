@@ -1,0 +1,126 @@
+//! The socket.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use fairlead_wire::cni::{MAX_LINE, Response, read_request, write_line};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::Answers;
+
+/// Plugins that are served at the same time: kubelet starts a handful of pods at once.
+const MAX_CLIENTS: usize = 128;
+/// How long a plugin may take to ask, and to take its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause after a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens for plugins. Dropping it takes the socket away, which plugins notice.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    _socket: Socket,
+}
+
+/// The socket's file, for as long as it is ours.
+#[derive(Debug)]
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Server {
+    /// Listens at `path`; what an earlier daemon left there goes. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn bind(path: &Path) -> anyhow::Result<Self> {
+        let wrong = || format!("the CNI socket {} (--cni-socket)", path.display());
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).with_context(wrong)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(wrong);
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).with_context(wrong)?;
+        let socket = Socket(path.to_owned());
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .with_context(wrong)?;
+        Ok(Self { listener, _socket: socket })
+    }
+
+    /// Answers until it is dropped.
+    pub async fn serve(self, answers: Answers) {
+        let room = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let answers = Arc::new(answers);
+        loop {
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let answers = Arc::clone(&answers);
+                    tokio::spawn(async move {
+                        if let Err(error) = one(stream, &answers).await {
+                            tracing::debug!(%error, "CNI plugin");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a CNI plugin");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn one(mut stream: UnixStream, answers: &Answers) -> io::Result<()> {
+    // The file's mode says it already.
+    if stream.peer_cred()?.uid() != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let line = tokio::time::timeout(PATIENCE, read_line(&mut stream)).await??;
+    let response = match read_request(&line) {
+        Ok(request) => {
+            tracing::debug!(?request, "CNI plugin asks");
+            let response = answers.answer(request).await;
+            tracing::debug!(?response, "CNI plugin is answered");
+            response
+        }
+        Err(error) => Response::Refused { reason: error.to_string() },
+    };
+    let line = write_line(&response).map_err(io::Error::other)?;
+    tokio::time::timeout(PATIENCE, stream.write_all(&line)).await?
+}
+
+async fn read_line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let n = stream.read(&mut part).await?;
+        let read = part.get(..n).unwrap_or_default();
+        match read.iter().position(|byte| *byte == b'\n') {
+            Some(end) => {
+                line.extend_from_slice(read.get(..end).unwrap_or_default());
+                return Ok(line);
+            }
+            None if n == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            None => line.extend_from_slice(read),
+        }
+        if line.len() > MAX_LINE {
+            return Err(io::Error::other("the line has no end"));
+        }
+    }
+}

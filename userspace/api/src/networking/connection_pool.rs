@@ -9,9 +9,9 @@ use crate::ProtoDuration;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConnectionPoolSettings {
-    /// Of TCP and HTTP.
+    /// Limits of connections, for TCP and HTTP.
     pub tcp: Option<TcpSettings>,
-    /// Of HTTP.
+    /// Limits of HTTP requests and connections.
     pub http: Option<HttpSettings>,
 }
 

@@ -53,7 +53,7 @@ pub struct Subset {
         "only one of tunnel and proxyProtocol can be set"
     )))]
 pub struct TrafficPolicy {
-    /// Load balancing.
+    /// How endpoints are chosen.
     pub load_balancer: Option<LoadBalancer>,
     /// Limits of connections and requests.
     pub connection_pool: Option<ConnectionPoolSettings>,
@@ -78,9 +78,9 @@ pub struct TrafficPolicy {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("port")))]
 pub struct PortTrafficPolicy {
-    /// The port.
+    /// Port that the policy is of.
     pub port: Option<PortSelector>,
-    /// Load balancing.
+    /// How endpoints are chosen.
     pub load_balancer: Option<LoadBalancer>,
     /// Limits of connections and requests.
     pub connection_pool: Option<ConnectionPoolSettings>,
@@ -95,7 +95,7 @@ pub struct PortTrafficPolicy {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortSelector {
-    /// Port number.
+    /// Number of the port.
     #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub number: u32,
 }

@@ -12,7 +12,7 @@ pub type Gateway = Object<GatewaySpec>;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewaySpec {
-    /// What it serves.
+    /// What the gateway serves.
     pub servers: Vec<Server>,
     /// Labels of the pods that serve it.
     pub selector: StringMap,
@@ -30,7 +30,7 @@ pub struct Server {
     pub bind: String,
     /// Names served: `namespace/name`, wildcards allowed.
     pub hosts: Vec<String>,
-    /// TLS.
+    /// How TLS is handled.
     pub tls: Option<ServerTlsSettings>,
     /// Default destination of the protocol; not implemented by Istio.
     pub default_endpoint: String,
@@ -44,14 +44,14 @@ pub struct Server {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("number protocol name")))]
 pub struct Port {
-    /// Number.
+    /// Number of the port.
     #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub number: u32,
     /// Protocol: HTTP, HTTPS, GRPC, HTTP2, MONGO, TCP or TLS.
     pub protocol: String,
-    /// Name.
+    /// Name of the port.
     pub name: String,
-    /// Deprecated, without effect.
+    /// Deprecated, and without effect.
     pub target_port: u32,
 }
 
@@ -63,7 +63,7 @@ pub struct Port {
 pub struct ServerTlsSettings {
     /// Answer plain HTTP with a redirect to HTTPS.
     pub https_redirect: bool,
-    /// Mode.
+    /// What is done with TLS.
     pub mode: ServerTlsMode,
     /// File of the server certificate.
     pub server_certificate: String,
@@ -89,11 +89,11 @@ pub struct ServerTlsSettings {
     pub verify_certificate_spki: Vec<String>,
     /// Hashes of accepted client certificates.
     pub verify_certificate_hash: Vec<String>,
-    /// Least version.
+    /// Least version of TLS.
     pub min_protocol_version: TlsProtocolVersion,
-    /// Greatest version.
+    /// Greatest version of TLS.
     pub max_protocol_version: TlsProtocolVersion,
-    /// Cipher suites.
+    /// Cipher suites that are offered.
     pub cipher_suites: Vec<String>,
     /// Do not verify clients.
     #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]

@@ -14,17 +14,17 @@ use crate::{Percent, ProtoDuration, StringMap, StringMatch};
 pub struct HttpRedirect {
     /// New path.
     pub uri: String,
-    /// New authority.
+    /// New host.
     pub authority: String,
     /// New port; at most one of this and `derivePort`.
     #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub port: Option<u32>,
     /// How the port is found.
     pub derive_port: Option<DerivePort>,
-    /// New scheme.
+    /// New scheme: http or https.
     #[cfg_attr(feature = "schema", schemars(regex(pattern = "^(https?)?$")))]
     pub scheme: String,
-    /// Status; 301 if unset.
+    /// Status of the answer: 301 (if unset), 302, 303, 307 or 308.
     #[cfg_attr(feature = "schema", schemars(transform = crate::schema::rule(
         "self in [0, 301, 302, 303, 307, 308]",
         "a redirect is 301, 302, 303, 307 or 308"
@@ -52,10 +52,10 @@ pub enum DerivePort {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("status")))]
 pub struct HttpDirectResponse {
-    /// Status.
+    /// Status of the answer.
     #[cfg_attr(feature = "schema", schemars(range(min = 100, max = 599)))]
     pub status: u32,
-    /// Body; empty if absent.
+    /// Body of the answer; empty if absent.
     pub body: Option<HttpResponseBody>,
 }
 
@@ -65,9 +65,9 @@ pub struct HttpDirectResponse {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::one_of("string bytes")))]
 pub struct HttpResponseBody {
-    /// Body as text.
+    /// The body as text.
     pub string: Option<String>,
-    /// Body as base64.
+    /// The body as base64.
     #[cfg_attr(feature = "schema", schemars(extend("format" = "byte")))]
     pub bytes: Option<String>,
 }
@@ -91,7 +91,7 @@ pub struct Delegate {
 pub struct HttpRewrite {
     /// Replaces the path, or the matched prefix if the match was by prefix.
     pub uri: String,
-    /// Replaces `Host`/`:authority`.
+    /// Replaces the host (`Host`, `:authority`).
     pub authority: String,
     /// Rewrites the path by a regular expression; not with `uri`.
     pub uri_regex_rewrite: Option<RegexRewrite>,
@@ -102,7 +102,7 @@ pub struct HttpRewrite {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct RegexRewrite {
-    /// RE2 expression.
+    /// RE2 expression that the path has to match.
     #[serde(rename = "match")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 1024)))]
     pub pattern: String,
@@ -152,7 +152,7 @@ pub struct FaultDelay {
     /// Deprecated: share of requests in whole percent.
     #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 100)))]
     pub percent: Option<i32>,
-    /// How long.
+    /// How long a request waits.
     pub fixed_delay: Option<ProtoDuration>,
     /// Mean of an exponential distribution; Istio never implemented it.
     pub exponential_delay: Option<ProtoDuration>,
@@ -194,19 +194,19 @@ pub struct HttpMirrorPolicy {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct CorsPolicy {
-    /// Deprecated: exact origins.
+    /// Deprecated form of `allowOrigins`: exact origins.
     pub allow_origin: Vec<String>,
-    /// Origins.
+    /// Origins that are allowed.
     pub allow_origins: Vec<StringMatch>,
-    /// `Access-Control-Allow-Methods`.
+    /// Methods that are allowed (`Access-Control-Allow-Methods`).
     pub allow_methods: Vec<String>,
-    /// `Access-Control-Allow-Headers`.
+    /// Request headers that are allowed (`Access-Control-Allow-Headers`).
     pub allow_headers: Vec<String>,
-    /// `Access-Control-Expose-Headers`.
+    /// Response headers that scripts may read (`Access-Control-Expose-Headers`).
     pub expose_headers: Vec<String>,
-    /// `Access-Control-Max-Age`.
+    /// How long the answer to a preflight may be kept (`Access-Control-Max-Age`).
     pub max_age: Option<ProtoDuration>,
-    /// `Access-Control-Allow-Credentials`.
+    /// Whether credentials may be sent (`Access-Control-Allow-Credentials`).
     #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]
     pub allow_credentials: Option<bool>,
     /// What happens to a preflight of an origin that is not allowed.
@@ -243,10 +243,10 @@ pub struct Headers {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderOperations {
-    /// Overwrites.
+    /// Headers that are overwritten, by name.
     pub set: StringMap,
-    /// Appends.
+    /// Headers that are added, by name.
     pub add: StringMap,
-    /// Removes.
+    /// Headers that are removed.
     pub remove: Vec<String>,
 }

@@ -13,13 +13,13 @@ use crate::{StringMap, StringMatch};
 pub struct HttpMatch {
     /// Name, appended to the route's in logs.
     pub name: String,
-    /// Path.
+    /// Path of the request.
     pub uri: Option<StringMatch>,
-    /// `http` or `https`.
+    /// Scheme of the request: `http` or `https`.
     pub scheme: Option<StringMatch>,
-    /// Method.
+    /// Method of the request.
     pub method: Option<StringMatch>,
-    /// `Host`/`:authority`.
+    /// Host of the request (`Host`, `:authority`).
     pub authority: Option<StringMatch>,
     /// Headers by lower-case name; `{}` means present.
     pub headers: BTreeMap<String, StringMatch>,

@@ -60,9 +60,9 @@ pub struct ConsistentHash {
     pub use_source_ip: Option<bool>,
     /// Hash of a query parameter.
     pub http_query_parameter_name: Option<String>,
-    /// Ring hash.
+    /// Hashes by a ring (ketama).
     pub ring_hash: Option<RingHash>,
-    /// Maglev.
+    /// Hashes by a Maglev table.
     pub maglev: Option<Maglev>,
     /// Deprecated form of `ringHash.minimumRingSize`.
     pub minimum_ring_size: Option<u64>,
@@ -74,14 +74,14 @@ pub struct ConsistentHash {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("name")))]
 pub struct HttpCookie {
-    /// Name.
+    /// Name of the cookie.
     pub name: String,
-    /// Path.
+    /// Path of a cookie that is made.
     pub path: String,
     /// Life of a cookie that is made; a session cookie if 0.
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::any_duration"))]
     pub ttl: Option<ProtoDuration>,
-    /// Further attributes.
+    /// Further attributes of a cookie that is made.
     pub attributes: Vec<CookieAttribute>,
 }
 
@@ -93,7 +93,7 @@ pub struct HttpCookie {
 pub struct CookieAttribute {
     /// Name, such as `SameSite`.
     pub name: String,
-    /// Value.
+    /// Value of the attribute.
     pub value: String,
 }
 

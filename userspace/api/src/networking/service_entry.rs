@@ -39,7 +39,7 @@ pub struct ServiceEntrySpec {
     /// Virtual addresses or CIDRs.
     #[cfg_attr(feature = "schema", schemars(length(max = 256), transform = crate::schema::short_texts))]
     pub addresses: Vec<String>,
-    /// Ports.
+    /// Ports of the service.
     #[cfg_attr(feature = "schema", schemars(length(max = 256), transform = crate::schema::list_map("name"), transform = crate::schema::rule(
         "self.all(l1, self.exists_one(l2, l1.number == l2.number))",
         "the number of a port is there twice"
@@ -49,7 +49,7 @@ pub struct ServiceEntrySpec {
     pub location: ServiceEntryLocation,
     /// How its addresses are found.
     pub resolution: Resolution,
-    /// Endpoints.
+    /// Where the service runs.
     #[cfg_attr(feature = "schema", schemars(length(max = 4096)))]
     pub endpoints: Vec<WorkloadEntrySpec>,
     /// Endpoints by labels, in place of `endpoints`.
@@ -66,13 +66,13 @@ pub struct ServiceEntrySpec {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("number name")))]
 pub struct ServicePort {
-    /// Number.
+    /// Number of the port.
     #[cfg_attr(feature = "schema", schemars(transform = crate::schema::port))]
     pub number: u32,
     /// Protocol: HTTP, HTTPS, GRPC, HTTP2, MONGO, TCP or TLS.
     #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
     pub protocol: String,
-    /// Name.
+    /// Name of the port, unique in the service.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256)))]
     pub name: String,
     /// Port of the endpoints, if another.

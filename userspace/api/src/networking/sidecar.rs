@@ -15,11 +15,11 @@ pub type Sidecar = Object<SidecarSpec>;
 pub struct SidecarSpec {
     /// The workloads; all of the namespace if absent.
     pub workload_selector: Option<LabelSelector>,
-    /// Inbound listeners.
+    /// What the workload listens to: inbound listeners.
     pub ingress: Vec<IngressListener>,
-    /// Services that are reachable.
+    /// What the workload may reach.
     pub egress: Vec<EgressListener>,
-    /// Unknown destinations.
+    /// What happens to connections to unknown destinations.
     pub outbound_traffic_policy: Option<SidecarOutboundPolicy>,
     /// Connection limits of the application.
     pub inbound_connection_pool: Option<ConnectionPoolSettings>,
@@ -41,9 +41,9 @@ pub struct LabelSelector {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("port")))]
 pub struct IngressListener {
-    /// Port.
+    /// Port that is listened on.
     pub port: Option<SidecarPort>,
-    /// Address.
+    /// Address that is listened on; the addresses of the workload if empty.
     pub bind: String,
     /// How traffic is captured.
     pub capture_mode: CaptureMode,
@@ -61,9 +61,9 @@ pub struct IngressListener {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("hosts")))]
 pub struct EgressListener {
-    /// Port.
+    /// Port that is listened on; the ports of the services if absent.
     pub port: Option<SidecarPort>,
-    /// Address.
+    /// Address or Unix socket that is listened on.
     pub bind: String,
     /// How traffic is captured.
     pub capture_mode: CaptureMode,
@@ -76,14 +76,14 @@ pub struct EgressListener {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct SidecarPort {
-    /// Number.
+    /// Number of the port.
     #[cfg_attr(feature = "schema", schemars(range(max = 65535)))]
     pub number: u32,
-    /// Protocol.
+    /// Protocol of the port: HTTP, HTTPS, GRPC, HTTP2, MONGO, TCP or TLS.
     pub protocol: String,
-    /// Name.
+    /// Name of the port.
     pub name: String,
-    /// Deprecated, without effect.
+    /// Deprecated, and without effect.
     pub target_port: u32,
 }
 
@@ -106,7 +106,7 @@ pub enum CaptureMode {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct SidecarOutboundPolicy {
-    /// Mode.
+    /// What is let through.
     pub mode: SidecarOutboundMode,
     /// Where unknown traffic goes instead.
     pub egress_proxy: Option<Destination>,

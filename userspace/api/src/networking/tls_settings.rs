@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientTlsSettings {
-    /// Mode.
+    /// Whether and how TLS is used.
     pub mode: ClientTlsMode,
     /// File of the client certificate; MUTUAL only.
     pub client_certificate: String,
@@ -19,7 +19,7 @@ pub struct ClientTlsSettings {
     pub credential_name: String,
     /// Names of which the server's certificate must carry one.
     pub subject_alt_names: Vec<String>,
-    /// SNI to send.
+    /// Server name that is sent (SNI).
     pub sni: String,
     /// Do not verify the server.
     #[cfg_attr(feature = "schema", schemars(transform = crate::schema::nullable))]

@@ -72,20 +72,20 @@ pub struct HttpRoute {
     pub rewrite: Option<HttpRewrite>,
     /// Limit of the whole request, retries included; off by default.
     pub timeout: Option<ProtoDuration>,
-    /// Retries.
+    /// When and how often a request is tried again.
     pub retries: Option<HttpRetry>,
-    /// Injected faults.
+    /// Faults that are injected.
     pub fault: Option<Fault>,
-    /// Gets a copy of each request.
+    /// Service that gets a copy of each request.
     pub mirror: Option<Destination>,
-    /// Get copies of requests.
+    /// Services that get copies of requests.
     pub mirrors: Vec<HttpMirrorPolicy>,
     /// Deprecated: share of `mirror`, whole percent.
     #[cfg_attr(feature = "schema", schemars(range(max = 100), transform = crate::schema::nullable))]
     pub mirror_percent: Option<u32>,
     /// Share of `mirror`; 100 if absent.
     pub mirror_percentage: Option<Percent>,
-    /// Cross-origin policy.
+    /// Cross-origin policy (CORS).
     pub cors_policy: Option<CorsPolicy>,
     /// Header changes of all destinations.
     pub headers: Option<Headers>,
@@ -97,7 +97,7 @@ pub struct HttpRoute {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("destination")))]
 pub struct HttpRouteDestination {
-    /// Where to.
+    /// Where requests go.
     pub destination: Option<Destination>,
     /// Share among the siblings. A single destination takes all; otherwise 0 means none.
     #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
@@ -127,7 +127,7 @@ pub struct Destination {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("destination")))]
 pub struct RouteDestination {
-    /// Where to.
+    /// Where connections go.
     pub destination: Option<Destination>,
     /// Share among the siblings. A single destination takes all; otherwise 0 means none.
     #[cfg_attr(feature = "schema", schemars(range(min = 0)))]

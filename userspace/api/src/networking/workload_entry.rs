@@ -31,13 +31,13 @@ pub struct WorkloadEntrySpec {
     /// Ports by name of the service port.
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::named_ports"))]
     pub ports: std::collections::BTreeMap<String, u32>,
-    /// Labels.
+    /// Labels of the workload.
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::schema::labels"))]
     pub labels: StringMap,
     /// Network; endpoints of another one are reached through a gateway.
     #[cfg_attr(feature = "schema", schemars(length(max = 2048)))]
     pub network: String,
-    /// `region/zone/subzone`.
+    /// Where the workload is, as `region/zone/subzone`.
     #[cfg_attr(feature = "schema", schemars(length(max = 2048)))]
     pub locality: String,
     /// Share among the endpoints.

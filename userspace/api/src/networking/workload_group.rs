@@ -83,7 +83,7 @@ pub struct HttpProbe {
     pub port: u32,
     /// Host to connect to; the workload itself if empty.
     pub host: String,
-    /// HTTP or HTTPS.
+    /// Scheme of the request: HTTP or HTTPS.
     #[cfg_attr(feature = "schema", schemars(regex(pattern = "^(HTTPS?)?$")))]
     pub scheme: String,
     /// Headers of the request.

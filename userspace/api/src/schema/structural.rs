@@ -131,15 +131,20 @@ fn only_type(schema: &mut Map<String, Value>) {
     }
 }
 
-/// An enumeration: its names, each of which `schemars` writes with its description.
+/// An enumeration: its names, each of which `schemars` writes with its description; what they mean
+/// goes into the description of the whole.
 fn names(schema: &mut Map<String, Value>, at: &str) -> Result<(), SchemaError> {
-    let mut all = Vec::new();
+    let (mut all, mut meaning) = (Vec::new(), String::new());
     let Some(Value::Array(choices)) = schema.get("oneOf") else {
         return Ok(());
     };
     for choice in choices {
         match (choice.get("const"), choice.get("enum")) {
-            (Some(name), _) => all.push(name.clone()),
+            (Some(name), _) => {
+                let said = choice.get("description").and_then(Value::as_str).unwrap_or_default();
+                meaning.extend([" ", name.as_str().unwrap_or_default(), ": ", said]);
+                all.push(name.clone());
+            }
             (None, Some(Value::Array(names))) => all.extend(names.iter().cloned()),
             // A oneof of fields stays as it is.
             _ if choice.get("required").is_some() || choice.get("not").is_some() => return Ok(()),
@@ -149,6 +154,9 @@ fn names(schema: &mut Map<String, Value>, at: &str) -> Result<(), SchemaError> {
     schema.shift_remove("oneOf");
     schema.insert("type".to_owned(), "string".into());
     schema.insert("enum".to_owned(), all.into());
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        text.push_str(&meaning);
+    }
     Ok(())
 }
 

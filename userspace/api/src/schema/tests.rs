@@ -141,6 +141,8 @@ fn what_the_attributes_say_is_there() {
         redirect["properties"]["derivePort"]["enum"],
         json!(["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"])
     );
+    let said = redirect["properties"]["derivePort"]["description"].as_str().unwrap();
+    assert!(said.contains("FROM_REQUEST_PORT: The port of the request."), "{said}");
     let spec = spec_schema(Kind::DestinationRule).unwrap().unwrap();
     let hash = &spec["properties"]["trafficPolicy"]["properties"]["loadBalancer"]["properties"]["consistentHash"];
     assert_eq!(hash["allOf"].as_array().map(Vec::len), Some(2));

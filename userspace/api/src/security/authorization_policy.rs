@@ -68,13 +68,13 @@ pub struct ExtensionProviderRef {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rule {
-    /// Who asks.
+    /// Who asks; anyone if absent.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 512)))]
     pub from: Vec<From>,
-    /// What is asked.
+    /// What is asked; anything if absent.
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub to: Vec<To>,
-    /// Further conditions.
+    /// Further conditions, all of which hold.
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub when: Vec<Condition>,
 }

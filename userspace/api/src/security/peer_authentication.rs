@@ -33,7 +33,7 @@ pub struct PeerAuthenticationSpec {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct MutualTls {
-    /// The mode.
+    /// What is accepted.
     pub mode: MutualTlsMode,
 }
 

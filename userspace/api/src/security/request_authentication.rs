@@ -20,7 +20,7 @@ pub struct RequestAuthenticationSpec {
     /// What it attaches to, in place of a selector.
     #[cfg_attr(feature = "schema", schemars(length(max = 16)))]
     pub target_refs: Vec<PolicyTargetReference>,
-    /// The issuers.
+    /// The issuers whose tokens are accepted.
     #[cfg_attr(feature = "schema", schemars(length(max = 4096)))]
     pub jwt_rules: Vec<JwtRule>,
 }
@@ -31,7 +31,7 @@ pub struct RequestAuthenticationSpec {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("issuer"), transform = crate::schema::alias("jwksUri", "jwks_uri"), transform = crate::schema::exclusive("jwksUri jwks_uri jwks", "only one of jwksUri and jwks can be set")))]
 pub struct JwtRule {
-    /// The `iss` claim.
+    /// The issuer: `iss` of its tokens.
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub issuer: String,
     /// Accepted `aud` claims; any if empty.
@@ -73,7 +73,7 @@ pub struct JwtRule {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("name")))]
 pub struct JwtHeader {
-    /// Header name.
+    /// Name of the header.
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub name: String,
     /// Text before the token, such as `Bearer `.
@@ -86,7 +86,7 @@ pub struct JwtHeader {
 #[serde(rename_all = "camelCase", default)]
 #[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("header claim")))]
 pub struct ClaimToHeader {
-    /// Header name.
+    /// Name of the header.
     #[cfg_attr(feature = "schema", schemars(length(min = 1), regex(pattern = "^[-_A-Za-z0-9]+$")))]
     pub header: String,
     /// Claim; `.` reaches into nested claims.

@@ -80,6 +80,7 @@ fn the_api_server_takes_what_is_good_and_refuses_what_is_not() -> Result<()> {
     every_field_is_taken(&cluster)?;
     people_find_their_way(&cluster)?;
     status_has_conditions(&cluster)?;
+    large_objects_are_taken(&cluster)?;
     mistakes_are_refused(&cluster)
 }
 
@@ -176,6 +177,48 @@ fn status_has_conditions(cluster: &Cluster) -> Result<()> {
     ensure!(found["status"]["validationMessages"] == status["status"]["validationMessages"]);
     // What other controllers write is kept.
     ensure!(found["status"]["note"] == "by others", "{found}");
+    Ok(())
+}
+
+/// The bounds that CEL rules need leave room for objects of a megabyte, and their cost stays within
+/// what the server spends on one object.
+fn large_objects_are_taken(cluster: &Cluster) -> Result<()> {
+    let route = |number: usize| {
+        json!({
+            "match": [{"uri": {"prefix": format!("/{number}")}}, {"method": {"exact": "GET"}}],
+            "route": [
+                {"destination": {"host": "a"}, "weight": 50},
+                {"destination": {"host": "b"}, "weight": 50},
+            ],
+            "timeout": "3s",
+            "retries": {"attempts": 3, "perTryTimeout": "1s"},
+        })
+    };
+    let endpoint = |n: usize| json!({"address": format!("10.0.{}.{}", n / 256, n % 256)});
+    let port = |n: usize| json!({"number": n, "name": format!("p{n}")});
+    for (kind, spec) in [
+        (
+            "VirtualService",
+            json!({"hosts": ["a"], "http": (0..3000).map(route).collect::<Vec<_>>()}),
+        ),
+        (
+            "ServiceEntry",
+            json!({
+                "hosts": ["a.example.org"],
+                "resolution": "STATIC",
+                "ports": (1..=256).map(port).collect::<Vec<_>>(),
+                "endpoints": (0..4096).map(endpoint).collect::<Vec<_>>(),
+            }),
+        ),
+    ] {
+        let object = json!({
+            "apiVersion": "networking.istio.io/v1", "kind": kind,
+            "metadata": {"name": "large", "namespace": NAMESPACE}, "spec": spec,
+        });
+        let args = ["create", "--validate=strict", "-f", "-"];
+        let (taken, told) = kubectl(cluster, &args, &object.to_string())?;
+        ensure!(taken, "{kind}: {told}");
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use fairlead_api::schema::Field;
 use fairlead_api::{Kind, schema};
-use fairlead_config::source::{Effect, effect};
+use fairlead_config::source::{Effect, effect, partly_enforced};
 
 const INTRODUCTION: &str = "\
 # Resources
@@ -82,6 +82,9 @@ fn describe(kind: Kind, fields: &[Field]) -> (&'static str, String) {
         said.push(path);
         let description = description.replace('|', "\\|");
         let _ = writeln!(rows, "| `{path}` | {state} | {description} |");
+    }
+    for (path, words) in partly_enforced(kind) {
+        let _ = writeln!(rows, "| `{path}` | some values | {words} |");
     }
     if rows.is_empty() {
         return ("enforced", String::new());

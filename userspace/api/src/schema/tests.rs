@@ -184,3 +184,14 @@ fn what_has_no_structural_form_is_an_error() {
     let open = json!({"type": "object", "additionalProperties": true});
     assert!(matches!(structural(&open), Err(SchemaError::Form(..))));
 }
+
+/// `kubectl apply` without `--server-side` keeps the whole object in an annotation, and the API
+/// server bounds annotations (`TotalAnnotationSizeLimitB`).
+#[test]
+fn definitions_are_small_enough_for_any_kubectl() {
+    const MOST: usize = 256 * 1024;
+    for kind in istio() {
+        let size = custom_resource_definition(kind).unwrap().unwrap().to_string().len();
+        assert!(size < MOST * 9 / 10, "{kind}: {size} bytes");
+    }
+}

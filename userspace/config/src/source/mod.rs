@@ -54,7 +54,7 @@ pub use mesh::{MESH_CONFIG_MAP, MESH_KEY, mesh_config, mesh_config_from_file};
 pub use plain::from_yaml;
 pub use problem::{ObjectRef, Problem, Severity};
 pub use store::{Change, Refused, Store};
-pub use unenforced::{Effect, effect};
+pub use unenforced::{Effect, effect, partly_enforced};
 pub use watcher::Watcher;
 
 #[cfg(test)]

@@ -117,6 +117,41 @@ pub(crate) const ENFORCED_CONDITIONS: &[&str] = &[
     "connection.sni",
 ];
 
+/// Fields of which some values alone are enforced, and what becomes of the others: for the
+/// documentation. The checks that say so are those of validation and of the compiler.
+const VALUES: &[(Kind, &str, &str)] = &[
+    (
+        Kind::VirtualService,
+        "spec.gateways",
+        "`mesh` is enforced; a rule for other gateways alone has no effect and is reported",
+    ),
+    (
+        Kind::DestinationRule,
+        "spec.trafficPolicy.tls.mode",
+        "`SIMPLE` and `MUTUAL` (TLS to servers outside the mesh) are refused",
+    ),
+    (
+        Kind::AuthorizationPolicy,
+        "spec.action",
+        "`CUSTOM` is refused; `AUDIT` decides nothing and is reported",
+    ),
+    (
+        Kind::AuthorizationPolicy,
+        "spec.rules[].when[].key",
+        "`request.auth.*`, `remote.ip` and `experimental.*` are refused",
+    ),
+    (
+        Kind::AuthorizationPolicy,
+        "metadata.annotations[istio.io/dry-run]",
+        "a dry run has no effect and is reported",
+    ),
+];
+
+/// The fields of a kind of which some values alone are enforced, and what becomes of the others.
+pub fn partly_enforced(kind: Kind) -> impl Iterator<Item = (&'static str, &'static str)> {
+    VALUES.iter().filter(move |(of, ..)| *of == kind).map(|(_, path, words)| (*path, *words))
+}
+
 /// What becomes of a field that is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {

@@ -413,3 +413,16 @@ fn what_the_definitions_refuse_is_refused_in_files() {
     }
     assert!(taken.is_empty(), "taken:\n{}", taken.join("\n"));
 }
+
+/// Notes on values are about fields that exist and that have an effect.
+#[test]
+fn notes_on_values_are_about_fields_with_an_effect() {
+    for kind in istio() {
+        let fields = schema::spec_fields(kind).unwrap();
+        for (path, _) in crate::source::partly_enforced(kind) {
+            assert_eq!(effect(kind, path), Effect::Enforced, "{kind} {path}");
+            let there = fields.iter().any(|field| field.path == path);
+            assert!(there || path.starts_with("metadata."), "{kind} {path}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use fairlead_tests::run::{self, Which};
 
 use crate::workspace::{cargo, heading, profile_dir, step, watch};
-use crate::{ebpf, tools};
+use crate::{cluster, ebpf, tools};
 
 /// Builds everything, runs the unit tests, then the scenarios (as root, two side by side), and
 /// prints `N passed, N failed`.
@@ -73,7 +73,7 @@ const CONFORMANCE: &str = "http_conformance::h2spec_finds_nothing_on_either_side
 pub(crate) fn build(profile: &str) -> Result<()> {
     ebpf::ensure_built()?;
     step(
-        "building the daemon and the applications",
+        "building the daemon, the controller and the applications",
         &mut cargo(&[
             "build",
             "--quiet",
@@ -81,6 +81,10 @@ pub(crate) fn build(profile: &str) -> Result<()> {
             profile,
             "-p",
             "fairlead-node",
+            "-p",
+            "fairlead-controller",
+            "-p",
+            "fairlead-cni",
             "-p",
             "fairlead-cli",
             "-p",
@@ -94,6 +98,8 @@ pub(crate) fn with_binaries<'c>(command: &'c mut Command, profile: &str) -> &'c 
     let dir = profile_dir(profile);
     command
         .env("FAIRLEAD_TEST_NODE", dir.join("fairlead-node"))
+        .env("FAIRLEAD_TEST_CONTROLLER", dir.join("fairlead-controller"))
+        .env("FAIRLEAD_TEST_CNI", dir.join("fairlead-cni"))
         .env("FAIRLEAD_TEST_CLI", dir.join("fairlead"))
         .env("FAIRLEAD_TEST_APPS", dir.join("fairlead-apps"))
 }
@@ -154,6 +160,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         tools::require(tools::NETFILTER)?;
         for what in run::clean(Which::Dead)? {
             eprintln!("removed {what} of an interrupted run");
+        }
+        for name in fairlead_cluster::cluster::clean(false)? {
+            eprintln!("removed cluster {name} of an interrupted run");
+        }
+        cluster::require_tools()?;
+        if args.filter.is_none() {
+            // Long before a scenario waits for it, and where it can be seen.
+            cluster::require_programs()?;
         }
     }
     ebpf::ensure_built()?;

@@ -29,7 +29,7 @@ const COREDNS: &str = "fairlead.dev/coredns:1";
 pub struct Options {
     /// Its name.
     pub name: String,
-    /// How many nodes.
+    /// How many nodes; none for an API server alone.
     pub nodes: usize,
     /// IPv6 beside IPv4.
     pub dual_stack: bool,
@@ -156,7 +156,9 @@ impl Cluster {
             say("controller-manager, scheduler, CoreDNS");
             self.spawn(Component::ControllerManager)?;
             self.spawn(Component::Scheduler)?;
-            self.kubectl().apply(include_str!("../files/coredns.yaml"))?;
+            if nodes > 0 {
+                self.kubectl().apply(include_str!("../files/coredns.yaml"))?;
+            }
             for boot in boots {
                 boot.join().map_err(|_| anyhow::anyhow!("booting a node panicked"))??;
             }
@@ -168,7 +170,7 @@ impl Cluster {
             self.spawn(Component::KubeProxy(number))?;
         }
         self.wait_for_nodes()?;
-        if options.wait_for_dns {
+        if options.wait_for_dns && nodes > 0 {
             say("waiting for CoreDNS");
             self.wait_for_dns()?;
         }

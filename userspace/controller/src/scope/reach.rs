@@ -47,7 +47,27 @@ impl Export {
 
 /// `egress` of a Sidecar: what may be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Egress(Vec<(Option<Arc<str>>, HostMatch)>);
+pub(crate) struct Egress(Vec<(Of, HostMatch)>);
+
+/// The namespace of what may be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Of {
+    Any,
+    /// The client's, which may be another than that of the Sidecar if that is in the root
+    /// namespace.
+    Own,
+    Named(Arc<str>),
+}
+
+impl Of {
+    fn is(&self, namespace: &str, client: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Own => namespace == client,
+            Self::Named(name) => **name == *namespace,
+        }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum HostMatch {
@@ -76,9 +96,9 @@ impl HostMatch {
 }
 
 impl Egress {
-    /// Reads `spec.egress` of a Sidecar in `namespace`; `None` if it has none: then all may be
-    /// reached, as without a Sidecar.
-    pub(crate) fn read(spec: &Value, namespace: &str) -> Option<Self> {
+    /// Reads `spec.egress` of a Sidecar; `None` if it has none: then all may be reached, as
+    /// without a Sidecar.
+    pub(crate) fn read(spec: &Value) -> Option<Self> {
         let listeners = spec.get("egress")?.as_array().filter(|listeners| !listeners.is_empty())?;
         let hosts = listeners.iter().filter_map(|listener| listener.get("hosts")?.as_array());
         let hosts = hosts.flatten().filter_map(Value::as_str);
@@ -87,9 +107,9 @@ impl Egress {
             let (of, name) = entry.split_once('/').unwrap_or(("*", entry));
             let of = match of {
                 "~" => return None,
-                "*" => None,
-                "." => Some(Arc::from(namespace)),
-                name => Some(Arc::from(name)),
+                "*" => Of::Any,
+                "." => Of::Own,
+                name => Of::Named(name.into()),
             };
             Some((of, HostMatch::new(name)))
         };
@@ -97,15 +117,13 @@ impl Egress {
     }
 
     /// Whether something in `namespace` may be reached.
-    fn namespace(&self, namespace: &str) -> bool {
-        self.0.iter().any(|(of, _)| of.as_deref().is_none_or(|of| of == namespace))
+    fn namespace(&self, namespace: &str, client: &str) -> bool {
+        self.0.iter().any(|(of, _)| of.is(namespace, client))
     }
 
     /// Whether a service may be reached.
-    fn host(&self, namespace: &str, host: &str) -> bool {
-        self.0
-            .iter()
-            .any(|(of, name)| of.as_deref().is_none_or(|of| of == namespace) && name.matches(host))
+    fn host(&self, namespace: &str, host: &str, client: &str) -> bool {
+        self.0.iter().any(|(of, name)| of.is(namespace, client) && name.matches(host))
     }
 }
 
@@ -120,19 +138,19 @@ pub(crate) enum Reach {
 }
 
 impl Reach {
-    /// Whether something in `namespace` may be reached.
-    pub(crate) fn namespace(&self, namespace: &str) -> bool {
+    /// Whether something in `namespace` may be reached from `client`.
+    pub(crate) fn namespace(&self, namespace: &str, client: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Some(all) => all.iter().any(|egress| egress.namespace(namespace)),
+            Self::Some(all) => all.iter().any(|egress| egress.namespace(namespace, client)),
         }
     }
 
-    /// Whether the service with that host in `namespace` may be reached.
-    pub(crate) fn host(&self, namespace: &str, host: &str) -> bool {
+    /// Whether the service with that host in `namespace` may be reached from `client`.
+    pub(crate) fn host(&self, namespace: &str, host: &str, client: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Some(all) => all.iter().any(|egress| egress.host(namespace, host)),
+            Self::Some(all) => all.iter().any(|egress| egress.host(namespace, host, client)),
         }
     }
 }
@@ -159,16 +177,18 @@ mod tests {
             {"hosts": ["./*", "other/a.other.svc.cluster.local", "*/*.example.com"]},
             {"hosts": ["~/*"]}
         ]});
-        let reach = Reach::Some(vec![Egress::read(&spec, "own").expect("egress")]);
-        assert!(reach.host("own", "x.own.svc.cluster.local"));
-        assert!(reach.host("other", "a.other.svc.cluster.local"));
-        assert!(!reach.host("other", "b.other.svc.cluster.local"));
-        assert!(reach.host("third", "www.example.com") && !reach.host("third", "x.third"));
-        assert!(reach.namespace("third"), "a wildcard is in any namespace");
+        let reach = Reach::Some(vec![Egress::read(&spec).expect("egress")]);
+        assert!(reach.host("own", "x.own.svc.cluster.local", "own"));
+        assert!(!reach.host("own", "x.own.svc.cluster.local", "another"));
+        assert!(reach.host("other", "a.other.svc.cluster.local", "own"));
+        assert!(!reach.host("other", "b.other.svc.cluster.local", "own"));
+        assert!(reach.host("third", "www.example.com", "own"));
+        assert!(!reach.host("third", "x.third", "own"));
+        assert!(reach.namespace("third", "own"), "a wildcard is in any namespace");
         let own = json!({"egress": [{"hosts": ["./*"]}]});
-        let reach = Reach::Some(vec![Egress::read(&own, "own").expect("egress")]);
-        assert!(reach.namespace("own") && !reach.namespace("other"));
-        assert_eq!(Egress::read(&json!({"egress": []}), "own"), None);
-        assert_eq!(Egress::read(&json!({}), "own"), None);
+        let reach = Reach::Some(vec![Egress::read(&own).expect("egress")]);
+        assert!(reach.namespace("own", "own") && !reach.namespace("other", "own"));
+        assert_eq!(Egress::read(&json!({"egress": []})), None);
+        assert_eq!(Egress::read(&json!({})), None);
     }
 }

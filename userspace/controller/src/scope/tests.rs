@@ -485,3 +485,12 @@ fn who_runs_where() {
     drop_object(&world, Kind::Pod, "a", "web-0");
     assert!(!world.runs_on("one", "a", "default"));
 }
+
+#[test]
+fn a_sidecar_of_the_root_namespace_means_each_clients_own() {
+    let world = three_namespaces();
+    service(&world, "root", "web", None, &[]);
+    rule(&world, Kind::Sidecar, "root", "default", json!({"egress": [{"hosts": ["./*"]}]}));
+    let one = Client::connect(&world, "one");
+    assert_eq!(one.of(&["Service"]), ["Service a/web"], "and not that of the root namespace");
+}

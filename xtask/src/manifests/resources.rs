@@ -65,6 +65,7 @@ fn describe(kind: Kind, fields: &[Field]) -> (&'static str, String) {
     for Field { path, description, .. } in fields {
         let state = match effect(kind, path) {
             Effect::Enforced => continue,
+            Effect::NotEnforced if kind.is_security() => "policy refused",
             Effect::NotEnforced => "not enforced",
             Effect::Refused => "refused",
         };

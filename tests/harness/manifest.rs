@@ -23,6 +23,8 @@ pub struct PodSpec {
     pub families: Families,
     /// Whether it counts as ready from the start.
     pub ready: bool,
+    /// Its uid, as an API server gives them; its cgroup is called so then, as the kubelet's are.
+    pub uid: Option<String>,
 }
 
 /// Which address families a pod or a service has.
@@ -50,7 +52,15 @@ impl PodSpec {
             annotations: BTreeMap::new(),
             families: Families::Dual,
             ready: true,
+            uid: None,
         }
+    }
+
+    /// With this uid.
+    #[must_use]
+    pub fn uid(mut self, uid: &str) -> Self {
+        self.uid = Some(uid.into());
+        self
     }
 
     /// On this node.
@@ -102,16 +112,16 @@ impl PodSpec {
         annotations.insert("fairlead.io/netns".into(), netns.into());
         let ready = if self.ready { "True" } else { "False" };
         let first = ips.first().map(ToString::to_string).unwrap_or_default();
+        let uid =
+            self.uid.clone().unwrap_or_else(|| format!("uid-{}-{}", self.namespace, self.name));
         let mut list = String::new();
         for ip in ips {
             let _ = writeln!(list, "  - ip: \"{ip}\"");
         }
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: {}\n  uid: uid-{}-{}\n  labels:\n{}  annotations:\n{}spec:\n  nodeName: {node}\n  serviceAccountName: {}\n  containers:\n  - name: app\nstatus:\n  phase: Running\n  podIP: \"{first}\"\n  podIPs:\n{list}  conditions:\n  - type: Ready\n    status: \"{ready}\"\n",
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {}\n  namespace: {}\n  uid: {uid}\n  labels:\n{}  annotations:\n{}spec:\n  nodeName: {node}\n  serviceAccountName: {}\n  containers:\n  - name: app\nstatus:\n  phase: Running\n  podIP: \"{first}\"\n  podIPs:\n{list}  conditions:\n  - type: Ready\n    status: \"{ready}\"\n",
             self.name,
             self.namespace,
-            self.namespace,
-            self.name,
             map(&self.labels, 4),
             map(&annotations, 4),
             self.service_account,

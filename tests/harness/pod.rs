@@ -69,7 +69,8 @@ impl Pod {
             ));
         }
         shell::ip_batch(Some(netns.name()), &commands)?;
-        let cgroup = node.cgroup.join("pods").join(netns.name());
+        let name = spec.uid.as_ref().map_or_else(|| netns.name().to_owned(), |u| format!("pod{u}"));
+        let cgroup = node.cgroup.join("pods").join(name);
         fs::create_dir(&cgroup)?;
         let dir = node.dir.join(&spec.name);
         fs::create_dir_all(&dir)?;

@@ -20,19 +20,25 @@ use server::TestController;
 const MARKER: &str = "MARKER-controller-source";
 
 struct World {
-    _echo: Process,
+    _echoes: [Process; 2],
     client: Arc<Pod>,
     server: Arc<Pod>,
     controller: TestController,
+    other: bool,
     mesh: Mesh,
 }
 
 impl World {
     /// A client on node 0, a server on node 1, told by a controller.
     fn new(more: &[&str]) -> Result<Self> {
+        Self::with(more, false)
+    }
+
+    /// The same, with certificates of the other authority where `other`.
+    fn with(more: &[&str], other: bool) -> Result<Self> {
         let mesh = Mesh::new(2)?;
-        let client = mesh.pod(PodSpec::new("client"))?;
-        let server = mesh.pod(PodSpec::new("server").on(1))?;
+        let client = mesh.pod(PodSpec::new("client").uid(&uid(1)))?;
+        let server = mesh.pod(PodSpec::new("server").on(1).uid(&uid(2)))?;
         mesh.service(service("server"));
         // The directories are not what the daemons go by; the names are.
         mesh.sync()?;
@@ -41,8 +47,12 @@ impl World {
         controller.apply(&manifest::mesh_config("accessLogEncoding: JSON"))?;
         controller.start()?;
         let world = {
-            let echo = server.serve(&echo_args("server", "v1"))?;
-            Self { _echo: echo, client, server, controller, mesh }
+            // Pods are found by what runs in them.
+            let echoes = [
+                client.serve(&echo_args("client", "v1"))?,
+                server.serve(&echo_args("server", "v1"))?,
+            ];
+            Self { _echoes: echoes, client, server, controller, other, mesh }
         };
         for node in 0..2 {
             world.spawn(node, more)?;
@@ -52,7 +62,11 @@ impl World {
     }
 
     fn spawn(&self, node: usize, more: &[&str]) -> Result<()> {
-        let arguments = self.controller.arguments(node);
+        let mut arguments = self.controller.arguments(node);
+        if self.other {
+            arguments.retain(|a| a != "--ca-root" && !a.ends_with("root-cert.pem"));
+            arguments.extend(self.controller.other_authority());
+        }
         let log = self.mesh.node(node).access_log().display().to_string();
         let mut all: Vec<&str> = arguments.iter().map(String::as_str).collect();
         all.extend(["--access-log-file", &log]);
@@ -93,6 +107,11 @@ impl World {
         let metrics = daemon::metrics(&self.mesh.node(node).netns)?;
         Ok(metrics.sum("fairlead_configuration_age_seconds", &[]))
     }
+}
+
+/// A uid, as an API server gives them.
+fn uid(n: u8) -> String {
+    format!("5d0f3a66-0b5c-4f0e-9a51-{n:012}")
 }
 
 fn deny(path: &str) -> String {
@@ -308,6 +327,26 @@ fn roots_change_under_load_without_a_failed_request() -> Result<()> {
     w.traffic()
 }
 
+#[test]
+fn an_authority_that_is_not_the_controller_is_taken() -> Result<()> {
+    let mut w = World::with(&["--cert-ttl", "6s"], true)?;
+    let chains = |node: usize| -> Result<String> {
+        Ok(daemon::json(&w.mesh.node(node).netns, "/certs")?["certificates"].to_string())
+    };
+    let reply = w.client.get("http://server/", &[])?;
+    let xfcc = reply.seen("x-forwarded-client-cert").unwrap_or_default();
+    ensure!(xfcc.contains("/sa/client"), "no mTLS: {xfcc:?}");
+    // Renewed, and its root is none of the controller's bundle, which changes meanwhile.
+    let before = chains(1)?;
+    w.controller.new_root()?;
+    eventually("a renewal", Duration::from_secs(10), || Ok((chains(1)? != before).then_some(())))?;
+    for _ in 0..20 {
+        ensure!(w.status("/")? == 200);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    w.controller.kill()
+}
+
 /// The second certificate of a chain.
 fn intermediate(chain: &str) -> String {
     chain.split("-----BEGIN").nth(2).unwrap_or_default().to_owned()
@@ -316,7 +355,7 @@ fn intermediate(chain: &str) -> String {
 #[test]
 fn a_destination_that_nobody_told_of_is_asked_for_before_it_is_reached() -> Result<()> {
     let mut w = World::new(&[])?;
-    let far = w.mesh.pod(PodSpec::new("far").on(1))?;
+    let far = w.mesh.pod(PodSpec::new("far").on(1).uid(&uid(3)))?;
     let _echo = far.serve(&echo_args("far", "v1"))?;
     let topology = w.mesh.topology();
     let objects: Vec<&str> =

@@ -33,6 +33,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 const IP: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const PORT: u16 = 15012;
+/// Where another certificate authority is, with a root of its own.
+const OTHER_PORT: u16 = 15013;
 const TOKEN: &str = "the token of the nodes";
 /// Bytes of JSON in one Update.
 const UPDATE_BYTES: usize = 1 << 20;
@@ -71,6 +73,7 @@ struct Shared {
     changed: watch::Sender<u64>,
     heard: Mutex<Heard>,
     authority: Mutex<Arc<Authority>>,
+    other: Arc<Authority>,
     bundle: Mutex<String>,
     /// A change ends all streams.
     ended: watch::Sender<u64>,
@@ -85,6 +88,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct TestController {
     shared: Arc<Shared>,
     listener: TcpListener,
+    other: TcpListener,
     running: Option<Running>,
     dir: PathBuf,
 }
@@ -99,23 +103,31 @@ impl TestController {
     pub(crate) fn new(mesh: &Mesh) -> Result<Self> {
         shell::ip_batch(Some(mesh.wire().name()), &format!("addr add {IP}/24 dev br0\n"))?;
         // A socket stays in the namespace in which it was made.
-        let listener = mesh.wire().enter(|| Ok(TcpListener::bind((IP, PORT))?))?;
-        listener.set_nonblocking(true)?;
+        let bind = |port| {
+            let listener = mesh.wire().enter(|| Ok(TcpListener::bind((IP, port))?))?;
+            listener.set_nonblocking(true)?;
+            anyhow::Ok(listener)
+        };
+        let (listener, other) = (bind(PORT)?, bind(OTHER_PORT)?);
         let set = CaSet::generate(&"cluster.local".parse()?)?;
+        let other_set = CaSet::generate(&"cluster.local".parse()?)?;
         let dir = mesh.dir().join("controller");
         std::fs::create_dir_all(&dir)?;
         std::fs::write(dir.join("root-cert.pem"), &set.root_cert)?;
+        let both = format!("{}{}", set.root_cert, other_set.root_cert);
+        std::fs::write(dir.join("both.pem"), both)?;
         std::fs::write(dir.join("token"), TOKEN)?;
         let shared = Arc::new(Shared {
             world: Mutex::default(),
             changed: watch::Sender::new(0),
             heard: Mutex::default(),
             authority: Mutex::new(Arc::new(Authority::new(&set)?)),
+            other: Arc::new(Authority::new(&other_set)?),
             bundle: Mutex::new(set.root_cert),
             ended: watch::Sender::new(0),
             refuse_certificates: Mutex::new(false),
         });
-        Ok(Self { shared, listener, running: None, dir })
+        Ok(Self { shared, listener, other, running: None, dir })
     }
 
     /// Arguments of a node's daemon.
@@ -131,6 +143,18 @@ impl TestController {
             self.state_dir(node).display().to_string(),
             "--cluster-id".into(),
             "test".into(),
+            "--cni-socket".into(),
+            self.dir.join(format!("cni{node}.sock")).display().to_string(),
+        ]
+    }
+
+    /// Arguments that come after these, for certificates of the other authority.
+    pub(crate) fn other_authority(&self) -> [String; 4] {
+        [
+            "--ca-address".into(),
+            format!("https://{IP}:{OTHER_PORT}"),
+            "--ca-root".into(),
+            self.dir.join("both.pem").display().to_string(),
         ]
     }
 
@@ -224,25 +248,20 @@ impl TestController {
 
     pub(crate) fn start(&mut self) -> Result<()> {
         ensure!(self.running.is_none());
-        let listener = self.listener.try_clone()?;
+        let listeners = [self.listener.try_clone()?, self.other.try_clone()?];
         let shared = Arc::clone(&self.shared);
-        let names = [IP.to_string()];
-        let serving = lock(&shared.authority).serving(&names, Duration::from_secs(3600))?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(
-            rustls::crypto::aws_lc_rs::default_provider(),
-        ))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(serving.key)));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptors =
+            [acceptor(&lock(&shared.authority).clone())?, acceptor(&shared.other.clone())?];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
             runtime.block_on(async move {
-                let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+                let [first, second] = listeners.map(tokio::net::TcpListener::from_std);
+                let (Ok(first), Ok(second)) = (first, second) else { return };
+                let [own, other] = acceptors;
                 tokio::select! {
-                    () = accept(listener, acceptor, shared) => {}
+                    () = accept(first, own, Arc::clone(&shared), false) => {}
+                    () = accept(second, other, shared, true) => {}
                     _ = stopped => {}
                 }
             });
@@ -265,14 +284,30 @@ impl TestController {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+fn acceptor(authority: &Authority) -> Result<TlsAcceptor> {
+    let serving = authority.serving(&[IP.to_string()], Duration::from_secs(3600))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(serving.key)));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn accept(
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+    shared: Arc<Shared>,
+    other: bool,
+) {
     while let Ok((tcp, _)) = listener.accept().await {
         let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
         tokio::spawn(async move {
             let Ok(tls) = acceptor.accept(tcp).await else { return };
             let service = hyper::service::service_fn(move |request| {
                 let shared = Arc::clone(&shared);
-                async move { route(shared, request).await }
+                async move { route(shared, other, request).await }
             });
             let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(tls), service)
@@ -283,13 +318,14 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, shared
 
 async fn route(
     shared: Arc<Shared>,
+    other: bool,
     request: http::Request<hyper::body::Incoming>,
 ) -> Result<http::Response<tonic::body::Body>, std::convert::Infallible> {
     let path = request.uri().path().to_owned();
-    if path.starts_with("/fairlead.config.v1.Configuration/") {
+    if path.starts_with("/fairlead.config.v1.Configuration/") && !other {
         ConfigurationServer::new(Streams(shared)).call(request).await
     } else {
-        IstioCertificateServiceServer::new(Certificates(shared)).call(request).await
+        IstioCertificateServiceServer::new(Certificates(shared, other)).call(request).await
     }
 }
 
@@ -302,7 +338,8 @@ fn authorized<T>(request: &Request<T>) -> Result<(), Status> {
     }
 }
 
-struct Certificates(Arc<Shared>);
+/// Certificates of the own authority, or of the other one.
+struct Certificates(Arc<Shared>, bool);
 
 #[tonic::async_trait]
 impl IstioCertificateService for Certificates {
@@ -327,7 +364,8 @@ impl IstioCertificateService for Certificates {
         let id = identity.parse().map_err(|_| invalid("no identity".into()))?;
         let csr = SigningRequest::from_pem(&request.csr).map_err(|e| invalid(e.to_string()))?;
         let ttl = Duration::from_secs(u64::try_from(request.validity_duration).unwrap_or(0));
-        let authority = Arc::clone(&lock(&self.0.authority));
+        let own = Arc::clone(&lock(&self.0.authority));
+        let authority = if self.1 { Arc::clone(&self.0.other) } else { own };
         let signed = authority.sign(&csr, &id, ttl).map_err(|e| invalid(e.to_string()))?;
         let chain = signed.chain.iter().chain(&signed.roots);
         let cert_chain = chain.map(|der| fairlead_identity::ca::certificate_pem(der)).collect();

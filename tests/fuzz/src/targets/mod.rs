@@ -18,7 +18,9 @@ pub mod principal;
 pub mod procfs;
 pub mod query_match;
 pub mod rewrite;
+pub mod signing_request;
 pub mod spiffe_id;
+pub mod state_file;
 pub mod stream_meta;
 pub mod stream_request;
 pub mod string_match;
@@ -142,9 +144,18 @@ targets! {
         b"\\0", b"\\1", b"\\9", b"\\\\", b"\\", b"\n", b"(.*)", b"^/", b"(", b")", b"{1000}", b"(?i)",
         b"[^/]*", b"\xc3\xa9", b".", b"|", b"\\b", b"$",
     ];
+    signing_request: signing_request::run, 400, [
+        b"-----BEGIN CERTIFICATE REQUEST-----\n", b"-----END CERTIFICATE REQUEST-----\n", b"\x30\x82",
+        b"\xff\xff\xff\xff", b"spiffe://", b"\x86", b"\x2a\x86\x48\x86\xf7\x0d", b"\x01\x01\xff",
+    ];
     spiffe_id: spiffe_id::run, 1500, [
         b"spiffe://", b"cluster.local", b"/ns/", b"/sa/", b"/", b"default", b"%2f", b"?", b"#", b"A", b"_",
         b".", b"..", b"\xc3\xa9",
+    ];
+    state_file: state_file::run, 500, [
+        b"\xfe", b"\xfe\x01", b"\xfe\x02", b"\xfe\x03", b"\x0a\x02v1", b"\x12\x03Pod",
+        b"\x1a\x07default", b"\x22\x01a", b"\x0a\x12", b"\x12\x011", b"\x1a\x02{}",
+        b"fairlead-state\x01\n", b"\xff\xff\xff\x7f", b"..", b"/", b"\0",
     ];
     stream_meta: stream_meta::run, 1200, [
         b"for=", b"host=", b"For=\"[2001:db8::1]:80\"", b"10.0.0.1:80", b";", b",", b"\"", b"=", b"[", b"]",

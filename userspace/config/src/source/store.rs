@@ -60,6 +60,9 @@ pub struct Store {
     /// What is left of refused Pods and Namespaces without a good version; among `objects`.
     salvaged: BTreeMap<ObjectKey, Resource>,
     unlisted: Vec<Problem>,
+    /// The files that are anything but good throughout: few of many, where every object has a file
+    /// of its own.
+    flawed: BTreeSet<Arc<PathBuf>>,
 }
 
 /// One file as it counts now.
@@ -80,6 +83,12 @@ struct FileState {
 }
 
 impl FileState {
+    /// Whether there is nothing to say of it.
+    fn is_good(&self) -> bool {
+        let said = self.problems.is_empty() && self.rejected.is_empty();
+        said && self.salvaged.is_empty() && !self.unreadable && !self.suspect
+    }
+
     /// Whether the file, as it is written now, may hold something that security depends on, and
     /// of which neither a good version nor the key is known.
     fn suspects(&self, mentions: Option<usize>) -> bool {
@@ -98,6 +107,7 @@ impl Store {
         let mut touched: BTreeSet<ObjectKey> = BTreeSet::new();
         for file in load.gone {
             if let Some(state) = self.files.remove(&file) {
+                self.flawed.remove(&file);
                 for key in state.objects.into_keys() {
                     self.leave(&key, &file);
                     touched.insert(key);
@@ -186,14 +196,14 @@ impl Store {
     /// The files that cannot be read now. What they held before stays in force; a file that has
     /// never been readable may hold anything.
     pub fn unreadable(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
-        self.files.iter().filter(|(_, state)| state.unreadable).map(|(file, _)| file)
+        self.flawed().filter(|(_, state)| state.unreadable).map(|(file, _)| file)
     }
 
     /// The files that cannot be read, wholly or in part, and seem to hold more security policies
     /// (or settings of the mesh) than are in force or known by name. Nobody knows what they
     /// forbid, nor to whom.
     pub fn suspects(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
-        self.files.iter().filter(|(_, state)| state.suspect).map(|(file, _)| file)
+        self.flawed().filter(|(_, state)| state.suspect).map(|(file, _)| file)
     }
 
     /// All objects of a kind, in no order.
@@ -204,7 +214,7 @@ impl Store {
     /// Everything that is wrong now, by file.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        let of_files = self.files.values().flat_map(|state| &state.problems);
+        let of_files = self.flawed().flat_map(|(_, state)| &state.problems);
         let mut problems: Vec<Problem> = self.unlisted.iter().chain(of_files).cloned().collect();
         problems.extend(self.shared.iter().flat_map(|key| self.duplicates(key)));
         problems.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
@@ -224,7 +234,7 @@ impl Store {
             before.problems = parsed.problems;
             before.unreadable = true;
             before.suspect = before.suspects(parsed.mentions);
-            self.files.insert(Arc::clone(file), before);
+            self.put(file, before);
             return;
         }
         let mut state = FileState {
@@ -279,7 +289,20 @@ impl Store {
                 }
             }
         }
+        self.put(file, state);
+    }
+
+    fn put(&mut self, file: &Arc<PathBuf>, state: FileState) {
+        if state.is_good() {
+            self.flawed.remove(file);
+        } else {
+            self.flawed.insert(Arc::clone(file));
+        }
         self.files.insert(Arc::clone(file), state);
+    }
+
+    fn flawed(&self) -> impl Iterator<Item = (&Arc<PathBuf>, &FileState)> {
+        self.flawed.iter().filter_map(|file| self.files.get_key_value(file))
     }
 
     /// Keeps the last good version of a refused object that came here from a file that no longer
@@ -350,7 +373,7 @@ impl Store {
 
     /// Puts what is left of refused objects in the place of good ones that never were.
     fn salvage(&mut self, change: &mut Change) {
-        let left = self.files.values().flat_map(|state| &state.salvaged);
+        let left = self.flawed().flat_map(|(_, state)| &state.salvaged);
         let left = left.map(|resource| (resource.key(), resource.clone()));
         let salvaged: BTreeMap<ObjectKey, Resource> =
             left.filter(|(key, _)| !self.is_good(key)).collect();
@@ -373,7 +396,7 @@ impl Store {
 
     fn refused(&self) -> BTreeMap<ObjectKey, Refused> {
         let mut refused = BTreeMap::new();
-        for Rejected { key, selector } in self.files.values().flat_map(|state| &state.rejected) {
+        for Rejected { key, selector } in self.flawed().flat_map(|(_, state)| &state.rejected) {
             let last_good = self.is_good(key);
             refused.insert(key.clone(), Refused { last_good, selector: selector.clone() });
         }

@@ -142,6 +142,22 @@ pub(crate) fn commit(at: u64, records: u32, chain: &Digest) -> Vec<u8> {
     payload
 }
 
+/// A whole file of records whose kinds are known, committed at its end.
+pub(crate) fn seal(records: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    let (mut chain, mut count) = (Digest::default(), 0);
+    for (kind, payload) in records {
+        let Some(kind) = Kind::of(*kind) else { continue };
+        let digest = record(kind, payload, &mut out);
+        if kind != Kind::Commit {
+            chain = chained(&chain, &digest);
+            count += 1;
+        }
+    }
+    record(Kind::Commit, &commit(1, count, &chain), &mut out);
+    out
+}
+
 /// The digest of all digests, with one more.
 pub(crate) fn chained(chain: &Digest, digest: &Digest) -> Digest {
     let mut context = Context::new(&SHA256);

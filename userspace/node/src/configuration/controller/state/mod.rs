@@ -12,7 +12,7 @@ mod format;
 mod journal;
 mod keeper;
 
-pub(super) use format::{Identity, StateError, read};
+pub(super) use format::{Identity, StateError, read, seal};
 pub(super) use journal::Journal;
 pub(super) use keeper::{Entry, Keeper};
 

@@ -146,3 +146,6 @@ impl StreamingService<NodeMessage> for Method {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

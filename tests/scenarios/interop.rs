@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use fairlead_tests::netns::Netns;
-use fairlead_tests::{Mesh, PodSpec, shell};
+use fairlead_tests::{Mesh, PodSpec, ServiceSpec, shell};
 use http::{Method, Request, Response, StatusCode};
 
 use crate::common::{pair, service};
@@ -229,6 +229,26 @@ async fn connect(
     Ok((status, String::from_utf8_lossy(&received).into_owned()))
 }
 
+const GET: &str = "GET / HTTP/1.1\r\nHost: dead\r\n\r\n";
+
+/// CONNECT to `authority`, and one request in the tunnel; what came until there was silence.
+async fn ask(stream: tokio::net::UnixStream, authority: &str, request: &str) -> Result<String> {
+    let (send, connection) = h2::client::handshake(stream).await?;
+    let driver = tokio::spawn(connection);
+    let connect = Request::builder().method(Method::CONNECT).uri(authority).body(())?;
+    let (response, mut tunnel) = send.ready().await?.send_request(connect, false)?;
+    let response = response.await?;
+    ensure!(response.status() == StatusCode::OK, "{}", response.status());
+    tunnel.send_data(Bytes::from(request.to_owned()), false)?;
+    let (mut incoming, mut received) = (response.into_body(), Vec::new());
+    while let Ok(Some(chunk)) = tokio::time::timeout(Duration::from_secs(2), incoming.data()).await
+    {
+        received.extend_from_slice(&chunk?);
+    }
+    driver.abort();
+    Ok(String::from_utf8_lossy(&received).into_owned())
+}
+
 #[test]
 fn a_foreign_hbone_client_reaches_a_pod_under_its_identity() -> Result<()> {
     let p = pair()?;
@@ -259,6 +279,15 @@ fn a_foreign_hbone_client_reaches_a_pod_under_its_identity() -> Result<()> {
     let labels = [("reporter", "destination"), ("source_principal", id)];
     p.mesh.counted(&before, "istio_tcp_connections_opened_total", &labels, 1.0)?;
     p.mesh.logged(1, "the caller", |e| e.text("source_principal") == id)?;
+    // HTTP to an application that is not there: what nodes tell each other is not for this peer.
+    let dead = ServiceSpec::new("dead").port("http", 80, 8090).selector(&[("app", "server")]);
+    p.mesh.service(dead);
+    p.mesh.sync()?;
+    let mut tls = Tls::client(&outside.netns, hbone, "h2", &me, dir.join("dead.log"))?;
+    let authority_dead = format!("{}:8090", p.server.ip());
+    let answer = block_on(async { ask(tls.stream()?, &authority_dead, GET).await })?;
+    ensure!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    ensure!(!answer.to_lowercase().contains("fairlead"), "{answer}");
     // Its policy holds here too, and it speaks for this pod only.
     let (status, _) = call("two.log", &format!("{}:9000", p.client.ip()))?;
     ensure!(

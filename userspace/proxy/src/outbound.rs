@@ -19,7 +19,7 @@ use crate::labels::{self, Parties, Sides};
 use crate::live::{Direction, Entry};
 use crate::reach::Caller;
 use crate::report::{TcpReport, Verdict};
-use crate::sock::{self, Prefixed};
+use crate::sock;
 use crate::state::{Pod, Shared};
 use crate::unknown::Answer;
 
@@ -216,9 +216,9 @@ async fn http(
 ) {
     report.becomes_http();
     let entry: &Entry = &report.entry;
-    let io = Prefixed::new(first.freeze(), tcp);
     // Boxed, so that a connection of bytes does not carry the room that HTTP needs.
-    let broken = Box::pin(server::serve_outbound(outgoing, io, http2, entry)).await;
+    let broken =
+        Box::pin(server::serve_outbound(outgoing, tcp, first.freeze(), http2, entry)).await;
     report.broke_protocol(broken);
 }
 

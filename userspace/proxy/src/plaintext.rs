@@ -15,7 +15,7 @@ use crate::l4;
 use crate::live::{Facts, Guarded, State};
 use crate::reach::{self, Upstream};
 use crate::report::{TcpReport, Verdict};
-use crate::sock::{self, Prefixed};
+use crate::sock;
 
 /// A connection in plaintext, where that is allowed.
 pub(crate) struct Plain {
@@ -50,7 +50,6 @@ impl Plain {
             }
         };
         report.becomes_http();
-        let io = Prefixed::new(first.freeze(), tcp);
         let arrival = arrive::Arrival {
             client: ClientAddr(self.peer),
             dst: OriginalDst(self.local),
@@ -58,7 +57,7 @@ impl Plain {
             receiver: self.receiver,
             native: false,
         };
-        let served = server::serve_inbound(arrival, io, http2, &report.entry);
+        let served = server::serve_inbound(arrival, tcp, first.freeze(), http2, &report.entry);
         let broken = Box::pin(served).await;
         report.broke_protocol(broken);
     }

@@ -1,5 +1,4 @@
-//! Sockets: connecting through a pod's namespace, refusing with a reset, looking at first bytes,
-//! and putting bytes that were read back in front of a stream.
+//! Sockets: connecting through a pod's namespace, refusing with a reset, looking at first bytes.
 
 use std::future::Future;
 use std::io;
@@ -9,10 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use pin_project_lite::pin_project;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Connects a socket that a pod's port made.
@@ -126,71 +123,6 @@ pub(crate) async fn peek_some(stream: &TcpStream, wait: Duration) -> io::Result<
     }
 }
 
-pin_project! {
-    /// A stream with bytes in front of it that were read already.
-    pub(crate) struct Prefixed<T> {
-        prefix: Bytes,
-        #[pin]
-        inner: T,
-    }
-}
-
-impl<T> Prefixed<T> {
-    pub(crate) fn new(prefix: Bytes, inner: T) -> Self {
-        Self { prefix, inner }
-    }
-}
-
-impl<T: AsyncRead> AsyncRead for Prefixed<T> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.project();
-        if this.prefix.is_empty() {
-            return this.inner.poll_read(cx, buf);
-        }
-        let n = this.prefix.len().min(buf.remaining());
-        buf.put_slice(&this.prefix[..n]);
-        this.prefix.advance(n);
-        if this.prefix.is_empty() {
-            *this.prefix = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite> AsyncWrite for Prefixed<T> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.project().inner.poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().inner.poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.project().inner.poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -236,15 +168,5 @@ mod tests {
             drop(client);
         });
         assert_eq!(seen.unwrap(), 2);
-    }
-
-    #[tokio::test]
-    async fn prefix_comes_first() {
-        let (mut client, server) = pair().await;
-        client.write_all(b"cd").await.unwrap();
-        drop(client);
-        let mut all = Vec::new();
-        Prefixed::new(Bytes::from_static(b"ab"), server).read_to_end(&mut all).await.unwrap();
-        assert_eq!(all, b"abcd");
     }
 }

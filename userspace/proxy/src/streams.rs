@@ -18,7 +18,6 @@ use crate::live::{Direction, Facts, Guarded, State};
 use crate::outbound::OVER_BOUND;
 use crate::reach;
 use crate::report::{TcpReport, Verdict};
-use crate::sock::Prefixed;
 use crate::transport::{
     self, InboundHandler, InboundStream, Peer, TunnelOffer, UpgradeOffer, Wire,
 };
@@ -167,10 +166,9 @@ impl Receiver {
     ) {
         report.becomes_http();
         report.entry.unguard();
-        let io = Prefixed::new(first.freeze(), tunnel);
         // A client's own connection: what nodes tell each other is not for it.
         let arrival = arrive::Arrival { native: false, ..arrive::Arrival::of(self, &stream) };
-        let served = server::serve_inbound(arrival, io, http2, &report.entry);
+        let served = server::serve_inbound(arrival, tunnel, first.freeze(), http2, &report.entry);
         let broken = Box::pin(served).await;
         report.broke_protocol(broken);
     }

@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod client_hello;
 pub mod configuration;
 pub mod detect;
+pub mod http_head;
 pub mod http_request;
 pub mod map_address;
 pub mod node_settings;
@@ -102,6 +103,12 @@ targets! {
     detect: detect::run, 700, [
         b"GET / HTTP/1.1\r\n", b" HTTP/1.0\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03",
         b" ", b"\r\n", b"\r", b"\n", b"\x01", b"CONNECT a:1 ", b"\t",
+    ];
+    http_head: http_head::run, 800, [
+        b"GET / HTTP/1.1\r\n", b"CONNECT a:1 HTTP/1.1\r\n", b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\n\n",
+        b"Content-Length: 3\r\n", b"content-length:18446744073709551615\r\n", b"Upgrade: x\r\n",
+        b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"3\r\nabc\r\n", b"fffffffffffffffe;a=b\r\n",
+        b"Content-Length : 1\r\n", b" ", b"\t", b"\0",
     ];
     http_request: http_request::run, 600, [
         b"GET ", b"CONNECT a:1 ", b"OPTIONS * ", b" 1.0\n", b" 1.1\n", b"host: a\n", b"host:\n", b"\n",

@@ -3,7 +3,22 @@
 use fairlead_policy::authz::path::Normalization;
 use http::{HeaderMap, Request};
 
+use super::head::{Found, HeadScan};
 use super::{headers, request};
+
+/// What the scanner of heads finds in the pieces of a connection: where, and why it is refused,
+/// or nothing in words where a switch of protocols is asked for.
+pub fn scan<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<(usize, Option<&'static str>)> {
+    let (mut scan, mut before) = (HeadScan::new(), 0);
+    for piece in pieces {
+        match scan.scan(piece) {
+            Found::Nothing => before += piece.len(),
+            Found::MaySwitch(at) => return Some((before + at, None)),
+            Found::Refused(at, why) => return Some((before + at, Some(why.as_str()))),
+        }
+    }
+    None
+}
 
 /// Brings target and path into canonical form, or says that the request is refused.
 pub fn canonical(request: &mut Request<()>) -> bool {

@@ -127,6 +127,8 @@ pin_project! {
     pub(super) struct Watched<T> {
         #[pin]
         inner: T,
+        // What was read of it before.
+        first: Bytes,
         in_flight: InFlight,
         limit: Option<Duration>,
         live: Arc<Live>,
@@ -164,9 +166,10 @@ enum Reading {
 }
 
 impl<T> Watched<T> {
-    /// HTTP/1 has a `limit` for its heads; without one bytes are counted and nothing else.
+    /// `first` was read of `inner` already. HTTP/1 has a `limit` for its heads; without one bytes are counted and nothing else.
     pub(super) fn new(
         inner: T,
+        first: Bytes,
         in_flight: InFlight,
         limit: Option<Duration>,
         live: Arc<Live>,
@@ -175,7 +178,7 @@ impl<T> Watched<T> {
             let (scan, reading) = (HeadScan::new(), Reading::Requests);
             Box::new(Head { scan, reading, held: Bytes::new(), linger: None })
         });
-        Self { inner, in_flight, limit, live, slow: None, head }
+        Self { inner, first, in_flight, limit, live, slow: None, head }
     }
 }
 
@@ -253,7 +256,14 @@ impl<T: AsyncRead> AsyncRead for Watched<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match this.inner.poll_read(cx, buf) {
+        let polled = if this.first.is_empty() {
+            this.inner.poll_read(cx, buf)
+        } else {
+            let n = this.first.len().min(buf.remaining());
+            buf.put_slice(&this.first.split_to(n));
+            Poll::Ready(Ok(()))
+        };
+        match polled {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
                 let n = buf.filled().len() - before;
                 this.live.transferred.sent.fetch_add(n as u64, Ordering::Relaxed);

@@ -253,3 +253,39 @@ impl Pool {
         *self.slots.lock() = Slots::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
+    use super::*;
+
+    fn key(port: u16, via: Via) -> Key {
+        Key { to: ([10, 0, 0, 1], port).into(), via, http2: true }
+    }
+
+    #[tokio::test]
+    async fn shared_connections_are_bounded_and_kept_apart() {
+        let (io, _other) = tokio::io::duplex(64 * 1024);
+        let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await;
+        let (sender, connection) = handshake.unwrap();
+        tokio::spawn(connection);
+        let pool = Pool::default();
+        let expect = |name: &str| -> Arc<[SpiffeId]> {
+            [SpiffeId::new("cluster.local".parse().unwrap(), "default", name).unwrap()].into()
+        };
+        let (a, b) = (Via::Tunnel(expect("a")), Via::Tunnel(expect("b")));
+        drop(pool.add_http2(&key(1, a.clone()), sender.clone(), None));
+        assert!(pool.take(&key(1, a)).await.is_some());
+        assert!(pool.take(&key(1, b)).await.is_none(), "led to somebody else");
+        for port in 0..2 * HTTP2 as u16 {
+            drop(pool.add_http2(&key(port, Via::Plain), sender.clone(), None));
+        }
+        assert_eq!(pool.slots.lock().map.len(), HTTP2);
+        assert!(pool.take(&key(0, Via::Plain)).await.is_some());
+        pool.sweep(Instant::now() + 2 * IDLE_TIME);
+        assert_eq!(pool.slots.lock().map.len(), 0);
+        drop(pool.add_http2(&key(1, Via::Plain), sender, None));
+        assert!(pool.take(&key(1, Via::Plain)).await.is_some(), "room was not given back");
+    }
+}

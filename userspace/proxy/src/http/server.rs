@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -25,7 +26,6 @@ use super::service;
 use crate::body::Body;
 use crate::live::{Entry, Live};
 use crate::outbound::Outgoing;
-use crate::sock::Prefixed;
 
 /// A request's line and headers together.
 const HEADERS: usize = 64 * 1024;
@@ -43,17 +43,18 @@ const WINDOWS: (u32, u32) = (256 * 1024, 4 * 1024 * 1024);
 /// What a stream may have buffered for sending.
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// Serves a connection that a pod of this node began. What it returns is for the log: how the
+/// Serves a connection that a pod of this node began, of which `first` was read already. What it returns is for the log: how the
 /// client broke the protocol.
 pub(crate) async fn serve_outbound(
     outgoing: Outgoing,
-    io: Prefixed<TcpStream>,
+    tcp: TcpStream,
+    first: Bytes,
     http2: bool,
     entry: &Entry,
 ) -> Option<String> {
     let draining = outgoing.caller.shared.draining.subscribe();
     let outgoing = Arc::new(outgoing);
-    serve(io, http2, entry, draining, move |request, switch| {
+    serve((tcp, first), http2, entry, draining, move |request, switch| {
         service::outbound(Arc::clone(&outgoing), request, switch)
     })
     .await
@@ -62,7 +63,8 @@ pub(crate) async fn serve_outbound(
 /// Serves a connection to a pod of this node, likewise.
 pub(crate) async fn serve_inbound<T>(
     arrival: Arrival,
-    io: Prefixed<T>,
+    io: T,
+    first: Bytes,
     http2: bool,
     entry: &Entry,
 ) -> Option<String>
@@ -71,7 +73,7 @@ where
 {
     let draining = arrival.receiver.shared.draining.subscribe();
     let arrival = Arc::new(arrival);
-    serve(io, http2, entry, draining, move |request, switch| {
+    serve((io, first), http2, entry, draining, move |request, switch| {
         let arrival = Arc::clone(&arrival);
         async move { arrival.serve(request, switch).await }
     })
@@ -79,7 +81,7 @@ where
 }
 
 async fn serve<T, F, R>(
-    io: T,
+    (io, first): (T, Bytes),
     http2: bool,
     entry: &Entry,
     mut draining: watch::Receiver<bool>,
@@ -92,7 +94,7 @@ where
 {
     let in_flight = InFlight::default();
     let limit = (!http2).then_some(HEADER_TIME);
-    let io = TokioIo::new(Watched::new(io, in_flight.clone(), limit, entry.live()));
+    let io = TokioIo::new(Watched::new(io, first, in_flight.clone(), limit, entry.live()));
     let heads = in_flight.clone();
     let switched = Switched::default();
     let (switching, live) = (switched.clone(), entry.live());

@@ -29,7 +29,7 @@ where
         let (pod, addr) = (WorkloadId::new("a", "b"), ([10, 0, 0, 1], 1).into());
         let entry = registry.add(Direction::Outbound, &pod, addr, addr, None);
         let (_draining, drained) = watch::channel(false);
-        serve(server, http2, &entry, drained, handle).await
+        serve((server, Bytes::new()), http2, &entry, drained, handle).await
     });
     (client, task)
 }

@@ -280,3 +280,31 @@ async fn an_answer_that_does_not_come_is_given_up() {
         assert_eq!(pair.server.sessions(), 1);
     }
 }
+
+/// A reset is passed on at once, even while nobody takes the bytes before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_travels_past_what_is_stuck() {
+    for (wire, from_client) in [Wire::Native, Wire::Hbone].map(|w| [(w, true), (w, false)]).concat()
+    {
+        let listener = TcpListener::bind((LOCALHOST, 0)).await.unwrap();
+        let pair = Pair::new(wire, App::relaying_to(listener.local_addr().unwrap())).await;
+        let (client, task) = relayed(&pair).await;
+        let (server, _) = within("accept", listener.accept()).await.unwrap();
+        let (mut writer, silent) = if from_client { (client, server) } else { (server, client) };
+        // Until nothing more goes in.
+        let chunk = vec![0; 1 << 20];
+        let stuck = Duration::from_millis(200);
+        while tokio::time::timeout(stuck, writer.write_all(&chunk)).await.is_ok() {}
+        writer.set_zero_linger().unwrap();
+        drop(writer);
+        let end = within("the end of the relay", task).await.unwrap().end;
+        match end {
+            End::Tcp(_) => assert!(from_client, "{wire:?}"),
+            End::Tunnel(_) => assert!(!from_client, "{wire:?}"),
+            End::Finished => panic!("{wire:?}: an orderly end"),
+        }
+        within("the reset", silent.ready(tokio::io::Interest::ERROR)).await.unwrap();
+        let error = silent.take_error().unwrap().expect("no error");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{wire:?}");
+    }
+}

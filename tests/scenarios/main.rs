@@ -22,6 +22,7 @@ mod interop;
 mod kube;
 mod kube_admission;
 mod kube_identity;
+mod kube_source;
 mod l4;
 mod locality;
 mod membership;

@@ -86,9 +86,12 @@ impl Forward {
         let stdout = child.stdout.take().context("no stdout")?;
         let mut forward = Self { child, port: 0 };
         // "Forwarding from 127.0.0.1:40123 -> 15012"
-        let line = BufReader::new(stdout).lines().next().context("kubectl said nothing")??;
+        let mut lines = BufReader::new(stdout).lines();
+        let line = lines.next().context("kubectl said nothing")??;
         let at = line.split(" -> ").next().and_then(|text| text.rsplit(':').next());
         forward.port = at.with_context(|| line.clone())?.parse().with_context(|| line.clone())?;
+        // It goes on talking, and ends when nobody listens.
+        std::thread::spawn(move || lines.for_each(drop));
         Ok(forward)
     }
 }

@@ -20,6 +20,7 @@ mod network;
 mod node;
 pub mod package;
 mod pki;
+mod running;
 pub mod state;
 pub mod status;
 pub mod system;

@@ -63,6 +63,14 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Keeps clusters from being claimed or cleaned away by others, until it is dropped.
+pub(crate) fn lock() -> Result<File> {
+    fs::create_dir_all(root())?;
+    let file = File::create(root().join(".lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
 /// Makes a directory for a new cluster and gives it a wire to the host.
 pub(crate) fn claim(
     name: &str,
@@ -73,9 +81,7 @@ pub(crate) fn claim(
 ) -> Result<Record> {
     check_name(name)?;
     ensure!(nodes <= MOST_NODES, "a cluster has at most {MOST_NODES} nodes");
-    fs::create_dir_all(root())?;
-    let lock = File::create(root().join(".lock"))?;
-    lock.lock()?;
+    let _lock = lock()?;
     match fs::create_dir(dir(name)) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {

@@ -81,7 +81,7 @@ impl Forward {
         let mut child = kubectl
             .command(&["port-forward", "-n", SYSTEM, what, &format!(":{port}")])
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::null())
             .spawn()?;
         let stdout = child.stdout.take().context("no stdout")?;
         let mut forward = Self { child, port: 0 };

@@ -7,7 +7,10 @@ use super::*;
 
 const AUDIENCE: &str = "istio-ca";
 
-fn status(username: &str, extra: &[(&str, &[&str])]) -> TokenReviewStatus {
+/// Attributes of a user, without their prefix.
+type Extra = &'static [(&'static str, &'static [&'static str])];
+
+fn status(username: &str, extra: Extra) -> TokenReviewStatus {
     let extra: BTreeMap<String, Vec<String>> = extra
         .iter()
         .map(|(key, values)| {
@@ -70,13 +73,13 @@ fn what_the_api_server_does_not_vouch_for_is_refused() {
 #[tokio::test]
 async fn only_the_daemons_account_with_a_bound_token_is_a_node() {
     let auth = authenticator();
-    let of = |username: &str, extra: &[(&str, &[&str])]| {
+    let of = |username: &str, extra: Extra| {
         auth.as_node(&caller(&status(username, extra), AUDIENCE).expect("a caller"))
     };
     let daemon = "system:serviceaccount:fairlead-system:fairlead-node";
-    let bound: &[(&str, &[&str])] = &[("node-name", &["a"]), ("pod-uid", &["u"])];
+    let bound: Extra = &[("node-name", &["a"]), ("pod-uid", &["u"])];
     assert_eq!(of(daemon, bound).expect("a node").node, "a");
-    let others: [(&str, &[(&str, &[&str])]); 5] = [
+    let others: [(&str, Extra); 5] = [
         ("system:serviceaccount:default:fairlead-node", bound),
         ("system:serviceaccount:fairlead-system:other", bound),
         (daemon, &[]),

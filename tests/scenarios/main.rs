@@ -21,6 +21,7 @@ mod identity;
 mod interop;
 mod kube;
 mod kube_admission;
+mod kube_cni;
 mod kube_identity;
 mod kube_source;
 mod l4;

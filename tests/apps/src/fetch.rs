@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Milliseconds to wait for each.
     #[arg(long, default_value_t = 15_000)]
     timeout_ms: u64,
+    /// End with an error unless every answer was a success (2xx).
+    #[arg(long)]
+    fail: bool,
 }
 
 /// Sends the requests and prints one JSON object, or one a line for several.
@@ -51,6 +54,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let host = authority.strip_suffix(":80").unwrap_or(&authority).to_owned();
     let limit = Duration::from_millis(args.timeout_ms);
     let mut connection = None;
+    let mut failed = 0_u32;
     for _ in 0..args.count {
         let start = Instant::now();
         let told =
@@ -69,7 +73,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         };
         told["ms"] = json!(ms);
         println!("{told}");
+        failed += u32::from(!(200..300).contains(&told["status"].as_u64().unwrap_or(0)));
     }
+    anyhow::ensure!(!args.fail || failed == 0, "{failed} of {} requests failed", args.count);
     Ok(())
 }
 

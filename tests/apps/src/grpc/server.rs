@@ -1,5 +1,6 @@
 //! The echo service: `Unary`, `ServerStream` (ten messages), `Bidi` (each message as it comes),
-//! `Fail` (status 7 in the trailers), `Slow` (two seconds).
+//! `Fail` (status 7 in the trailers), `Slow` (two seconds). And `grpc.health.v1.Health/Check`, as
+//! kubelet's probes ask it.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -27,9 +28,16 @@ pub(crate) fn trailers(status: &'static str, message: &'static str) -> Frame<Byt
     Frame::trailers(map)
 }
 
+/// `HealthCheckResponse { status: SERVING }`, length-prefixed.
+const SERVING: &[u8] = &[0, 0, 0, 0, 2, 0x08, 0x01];
+
 /// Answers one call.
 pub(crate) async fn echo(name: &str, version: &str, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
+    if path == "/grpc.health.v1.Health/Check" {
+        let serving = Frame::data(Bytes::from_static(SERVING));
+        return response(crate::fetch::streamed(vec![serving, trailers("0", "")]));
+    }
     let timeout = request.headers().get("grpc-timeout").and_then(|v| v.to_str().ok());
     let about = json!({ "name": name, "version": version, "grpc-timeout": timeout });
     let mut messages = Messages::new(request.into_body());

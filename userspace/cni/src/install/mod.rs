@@ -55,7 +55,16 @@ enum Command {
     /// Whether the plugin is on the node and in the chain
     Check(Install),
     /// Takes the plugin out of the chain and off the node
-    Uninstall(Places),
+    Uninstall(Uninstall),
+}
+
+#[derive(Clone, Debug, Args)]
+struct Uninstall {
+    #[command(flatten)]
+    places: Places,
+    /// Stay until SIGTERM when it is done: a DaemonSet starts again what ends
+    #[arg(long)]
+    stay: bool,
 }
 
 /// Where things are, as this process sees them.
@@ -123,7 +132,10 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     match options.command {
         Command::Install(install) => watch::stay(&install),
         Command::Check(install) => check(&install),
-        Command::Uninstall(places) => uninstall(&places),
+        Command::Uninstall(Uninstall { places, stay }) => {
+            uninstall(&places)?;
+            if stay { watch::until_told_to_end() } else { Ok(()) }
+        }
     }
 }
 

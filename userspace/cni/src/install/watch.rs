@@ -31,6 +31,22 @@ pub(super) fn stay(install: &Install) -> anyhow::Result<()> {
     runtime.block_on(follow(install))
 }
 
+/// Returns on SIGTERM or SIGINT.
+pub(super) fn until_told_to_end() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = term.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        }
+    })
+}
+
 async fn follow(install: &Install) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -4,11 +4,14 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use fairlead_node::daemon;
+use fairlead_node::{clean, daemon};
 use fairlead_node::settings::{Options, Settings};
 
 fn main() -> ExitCode {
-    match Settings::resolve(Options::parse()) {
+    let options = Options::parse();
+    let cleans = options.clean;
+    match Settings::resolve(options) {
+        Ok(settings) if cleans => clean::run(&settings),
         Ok(settings) => daemon::run(&settings),
         Err(error) => {
             eprintln!("fairlead-node: {error}");

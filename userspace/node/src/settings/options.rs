@@ -63,6 +63,12 @@ pub struct Options {
     #[serde(skip)]
     pub settings: Option<PathBuf>,
 
+    /// Takes away what daemons left on this node (kernel programs, pins, state) instead of running:
+    /// its pods are outside the mesh then. Refused while a daemon runs
+    #[arg(long)]
+    #[serde(skip)]
+    pub clean: bool,
+
     /// Name of this node: pods with this spec.nodeName are local [default: $NODE_NAME, then the
     /// host's name]
     #[arg(long, visible_alias = "node-name", value_name = "NAME", env = "FAIRLEAD_NODE")]
@@ -300,6 +306,7 @@ impl Options {
     pub fn over(self, file: Self) -> Self {
         Self {
             settings: self.settings,
+            clean: self.clean,
             node: self.node.or(file.node),
             config_dir: self.config_dir.or(file.config_dir),
             controller: self.controller.over(file.controller),

@@ -281,11 +281,13 @@ fn running_pods_join_and_leave_and_probes_pass() -> Result<()> {
     // From the node's own processes, the declared port alone.
     let ip = cluster.pod_ip("shop", "probed")?;
     let from_node = |port: u16| {
-        let to = format!(
-            "exec 3<>/dev/tcp/{ip}/{port}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; \
-                          timeout 5 head -n1 <&3"
-        );
-        cluster.on_node(1, &["bash", "-c", &to])
+        // In a cgroup of the node, as its own programs are.
+        let script = "for root in /sys/fs/cgroup/unified /sys/fs/cgroup; do \
+                      [ -d $root/system ] && mkdir -p $root/system/probe && \
+                      echo 0 > $root/system/probe/cgroup.procs && break; done; \
+                      exec 3<>/dev/tcp/$0/$1; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; \
+                      timeout 5 head -n1 <&3";
+        cluster.on_node(1, &["bash", "-c", script, &ip, &port.to_string()])
     };
     ensure!(from_node(8080)?.contains("200"), "what the kubelet may, any process of the node may");
     ensure!(!from_node(8081).unwrap_or_default().contains("200"), "no probe is declared there");

@@ -192,10 +192,12 @@ pub(crate) fn lay_node(
         let links = system::output(&mut look)?;
         Ok((!links.contains(&format!(" n{node}@"))).then_some(()))
     })?;
+    // A machine keeps its hardware address across a boot: its neighbours remember it for a minute.
     namespaces::ip(
         Some(outer),
         &format!(
-            "link add n{node} type veth peer name eth0 netns {inner}\n\
+            "link add n{node} type veth peer name eth0 address 06:30:00:00:00:{node:02x} netns \
+             {inner}\n\
              link set n{node} addrgenmode none\n\
              link set n{node} master br0\n\
              link set n{node} up\n"

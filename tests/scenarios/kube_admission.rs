@@ -76,7 +76,10 @@ fn webhooks(cluster: &Cluster) -> Result<Vec<Value>> {
 
 fn serves(cluster: &Cluster) -> Result<()> {
     eventually("the webhook serves", READY, || {
-        let said = refused(cluster, &route("probe", NEVER))?;
+        // What got in once would pass as unchanged.
+        let try_it = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
+        let (taken, said) = kubectl(cluster, &try_it, &route("probe", NEVER))?;
+        ensure!(!taken, "taken: {said}");
         ensure!(said.contains("not a usable regular expression"), "{said}");
         Ok(Some(()))
     })
@@ -92,6 +95,7 @@ fn what_could_never_work_is_rejected_and_mending_is_never_hindered() -> Result<(
     somebody_spoils_the_configuration(&cluster)?;
     without_the_controller(&cluster)?;
     status_and_events(&cluster)?;
+    the_leader_dies(&cluster)?;
     a_flood(&cluster)
 }
 
@@ -202,6 +206,33 @@ fn status_and_events(cluster: &Cluster) -> Result<()> {
     let free = ["patch", "virtualservice", "broken", "--type=merge", "-p"];
     cluster.kubectl(&[&free[..], &["{\"metadata\": {\"finalizers\": null}}"]].concat())?;
     Ok(())
+}
+
+/// The replica that writes is ended without a farewell, and the other one goes on.
+fn the_leader_dies(cluster: &Cluster) -> Result<()> {
+    let holder = || -> Result<String> {
+        let lease = cluster.json(&["get", "lease", "-n", SYSTEM, "fairlead-controller"])?;
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        // "POD_…"
+        Ok(holder.split('_').next().unwrap_or_default().to_owned())
+    };
+    let leader = holder()?;
+    ensure!(leader.starts_with("fairlead-controller-"), "led by {leader:?}");
+    let path = "jsonpath={.status.containerStatuses[0].containerID}";
+    let id = cluster.kubectl(&["get", "pod", "-n", SYSTEM, &leader, "-o", path])?;
+    let id = id.trim().rsplit('/').next().unwrap_or_default().to_owned();
+    let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", &id];
+    cluster.on_node(1, &kill)?;
+    let start = Instant::now();
+    ensure!(apply(cluster, &route("orphan", GOOD))?.0, "not taken");
+    judged(cluster, "orphan")?;
+    // A new life of the same pod has a name of its own, so either may lead now.
+    eprintln!(
+        "status went on {:?} after the leader was killed, {leader} to {}",
+        start.elapsed(),
+        holder()?
+    );
+    cluster.wait_rollout(SYSTEM, "deployment/fairlead-controller", READY)
 }
 
 /// Many bad resources that got in: status is written for each, events are bounded, and a good one

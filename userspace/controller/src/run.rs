@@ -32,6 +32,10 @@ use crate::watch;
 const LEASE: &str = "fairlead-controller";
 /// Path of the CA's service.
 const CERTIFICATES: &str = "/istio.v1.auth.IstioCertificateService/";
+/// Time for a connection to the API server.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longest silence of the API server; more than a watch lasts.
+const SILENCE: Duration = Duration::from_secs(90);
 /// Time for the last words after SIGTERM.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -46,7 +50,7 @@ impl Pods for World {
 /// # Errors
 /// There is no usable configuration.
 pub async fn client(settings: &Settings) -> anyhow::Result<kube::Client> {
-    let config = match &settings.kubeconfig {
+    let mut config = match &settings.kubeconfig {
         Some(file) => {
             let file = Kubeconfig::read_from(file)
                 .with_context(|| format!("--kubeconfig {}", file.display()))?;
@@ -56,6 +60,10 @@ pub async fn client(settings: &Settings) -> anyhow::Result<kube::Client> {
             .await
             .context("neither in a pod nor with a kubeconfig; pass --kubeconfig FILE")?,
     };
+    config.connect_timeout = Some(CONNECT);
+    // A connection may die without a word; watches say something every minute.
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     Ok(kube::Client::try_from(config)?)
 }
 

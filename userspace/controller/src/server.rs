@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 /// Connections of one listener at a time; further ones wait in the listen queue.
-const MAX_CONNECTIONS: usize = 16 * 1024;
+const MAX_CONNECTIONS: usize = 8 * 1024;
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for the head of a request, also between requests.

@@ -18,7 +18,7 @@ use crate::scope::{Ticket, now_micros};
 /// How long a node may take for Hello and Inventory.
 const GREETING: Duration = Duration::from_secs(30);
 /// Objects that a node may hold when it comes.
-const MAX_INVENTORY: usize = 1_000_000;
+const MAX_INVENTORY: usize = 250_000;
 /// Addresses in one Lookup.
 const MAX_ADDRESSES: usize = 1024;
 /// Lookups that wait for their Found.

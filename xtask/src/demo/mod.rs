@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: what Fairlead does, told step by step with measured results.
 
 mod capture;
+mod kubernetes;
 mod story;
 mod traffic;
 mod trouble;
@@ -26,6 +27,7 @@ use crate::{test, tools};
 ///   cargo xtask demo --step canary
 ///   cargo xtask demo --keep
 ///   cargo xtask demo --list
+///   cargo xtask demo --kubernetes
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -41,6 +43,9 @@ pub(crate) struct Args {
     /// Print the names of the steps
     #[arg(long)]
     list: bool,
+    /// The story on a real cluster, with kubectl and the manifests that users get
+    #[arg(long, conflicts_with_all = ["step", "list"])]
+    kubernetes: bool,
 }
 
 type Tell = fn(&mut World, &mut Story) -> Result<()>;
@@ -104,6 +109,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             println!("{:<14} {}", step.name, step.title);
         }
         return Ok(());
+    }
+    if args.kubernetes {
+        return kubernetes::run(&args.profile, args.keep);
     }
     let wanted: Vec<&Step> = match &args.step {
         None => STEPS.iter().collect(),

@@ -1,7 +1,7 @@
 //! The wire between the nodes, and an observer on it.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -35,20 +35,28 @@ impl Capture {
     /// # Errors
     /// tcpdump is missing or does not start.
     pub fn start(netns: &Netns, interface: &str, file: PathBuf) -> Result<Self> {
+        Self::inside(&netns.path(), interface, file)
+    }
+
+    /// The same in the network namespace of that path, such as a process's in `/proc`.
+    ///
+    /// # Errors
+    /// tcpdump is missing or does not start.
+    pub fn inside(netns: &Path, interface: &str, file: PathBuf) -> Result<Self> {
         let said = file.with_extension("log");
         let log = std::fs::File::create(&said)?;
-        let child = netns.enter(|| {
-            Command::new("tcpdump")
-                .args(["-i", interface, "-s", "0", "-B", "65536", "--immediate-mode", "-U", "-n"])
-                .args(["-Z", "root", "-w"])
-                .arg(&file)
-                .arg("tcp")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .context("starting tcpdump (package tcpdump)")
-        })?;
+        // Without a process namespace to enter, nsenter becomes tcpdump: signals reach it.
+        let child = Command::new("nsenter")
+            .arg(format!("--net={}", netns.display()))
+            .args(["tcpdump", "-i", interface, "-s", "0", "-B", "65536", "--immediate-mode", "-U"])
+            .args(["-n", "-Z", "root", "-w"])
+            .arg(&file)
+            .arg("tcp")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("starting tcpdump (package tcpdump)")?;
         let capture = Self { child, file, said };
         eventually("tcpdump to listen", Duration::from_secs(10), || {
             Ok(std::fs::read_to_string(&capture.said)?.contains("listening on").then_some(()))

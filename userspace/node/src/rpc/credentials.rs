@@ -55,3 +55,29 @@ pub(super) fn bearer(path: &Path) -> Result<HeaderValue, RpcError> {
     value.set_sensitive(true);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_prove_nothing_are_named() {
+        let path = std::env::temp_dir().join(format!("fairlead-proof-{}", std::process::id()));
+        let write = |text: &[u8]| std::fs::write(&path, text).unwrap();
+        let missing = bearer(Path::new("/nowhere/token")).unwrap_err().to_string();
+        assert!(missing.contains("/nowhere/token"), "{missing}");
+        for bad in [&b""[..], b" \n", b"a\nb", &[b'a'; 70_000]] {
+            write(bad);
+            assert!(bearer(&path).is_err(), "{:?}", &bad[..bad.len().min(9)]);
+        }
+        write(b"abc.def\n");
+        let value = bearer(&path).unwrap();
+        assert!(value == "Bearer abc.def" && value.is_sensitive());
+        let garbage = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        for bad in ["", "no PEM", garbage] {
+            write(bad.as_bytes());
+            assert!(roots(&path).is_err(), "{bad}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+}

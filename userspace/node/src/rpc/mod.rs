@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, version};
 use tokio::net::TcpStream;
@@ -57,19 +58,24 @@ pub enum RpcError {
 
 /// A service of the control plane.
 #[derive(Clone, Debug)]
-pub struct Service(ServiceSettings);
+pub struct Service {
+    settings: ServiceSettings,
+    /// Its addresses as they were last found: they count while nobody resolves its name, as DNS
+    /// may be down together with what is to be mended.
+    known: Arc<Mutex<Vec<SocketAddr>>>,
+}
 
 impl Service {
     /// The service of these settings.
     #[must_use]
     pub fn new(settings: ServiceSettings) -> Self {
-        Self(settings)
+        Self { settings, known: Arc::default() }
     }
 
     /// Where it is, for people.
     #[must_use]
     pub fn name(&self) -> String {
-        self.0.address.to_string()
+        self.settings.address.to_string()
     }
 
     /// Connects to one of its addresses, beginning at any of them.
@@ -77,9 +83,9 @@ impl Service {
     /// # Errors
     /// [`RpcError`]: none could be had.
     pub async fn connect(&self) -> Result<Channel, RpcError> {
-        let address = &self.0.address;
-        let roots = credentials::roots(&self.0.ca_root)?;
-        let token = credentials::bearer(&self.0.token_file)?;
+        let address = &self.settings.address;
+        let roots = credentials::roots(&self.settings.ca_root)?;
+        let token = credentials::bearer(&self.settings.token_file)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
@@ -110,23 +116,40 @@ impl Service {
     }
 
     fn authority(&self) -> String {
-        let text = self.0.address.to_string();
+        let text = self.settings.address.to_string();
         text.strip_prefix("https://").map(str::to_owned).unwrap_or(text)
     }
 
+    /// Its addresses, beginning at any of them: nodes that start together part.
     async fn resolve(&self) -> Result<Vec<SocketAddr>, RpcError> {
-        let address = &self.0.address;
-        let failed = |reason: String| RpcError::Resolve { name: address.host.clone(), reason };
-        let looking = tokio::net::lookup_host((address.host.as_str(), address.port));
-        let found = match tokio::time::timeout(RESOLVE_TIMEOUT, looking).await {
-            Ok(found) => found.map_err(|e| failed(e.to_string()))?,
-            Err(_) => return Err(failed(format!("no answer within {RESOLVE_TIMEOUT:?}"))),
+        let mut found = match self.look_up().await {
+            Ok(found) => {
+                self.known.lock().clone_from(&found);
+                found
+            }
+            Err(error) => {
+                let known = self.known.lock().clone();
+                if known.is_empty() {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "going by the addresses that were found before");
+                known
+            }
         };
-        let mut found: Vec<_> = found.take(MAX_ADDRESSES).collect();
-        // Nodes that start together begin at different ones.
         let turn = crate::random::below(found.len());
         found.rotate_left(turn);
         Ok(found)
+    }
+
+    async fn look_up(&self) -> Result<Vec<SocketAddr>, RpcError> {
+        let address = &self.settings.address;
+        let failed = |reason: String| RpcError::Resolve { name: address.host.clone(), reason };
+        let looking = tokio::net::lookup_host((address.host.as_str(), address.port));
+        match tokio::time::timeout(RESOLVE_TIMEOUT, looking).await {
+            Ok(Ok(found)) => Ok(found.take(MAX_ADDRESSES).collect()),
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!("no answer within {RESOLVE_TIMEOUT:?}"))),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use fairlead_cluster::{cgroups, system};
+use fairlead_cluster::{cgroups, state, system};
 use fairlead_tests::cluster::{Cluster, ClusterOptions, Component, app_pod};
 use fairlead_tests::eventually;
 use rustix::process::{Pid, Signal, kill_process};
@@ -76,8 +76,11 @@ impl Traces {
                 traces.namespaces.extend(namespaces_of(&pid).difference(&own).cloned());
             }
         }
-        ensure!(traces.processes.len() > 12, "only {:?}", traces.processes);
-        ensure!(traces.namespaces.len() > 12, "only {:?}", traces.namespaces);
+        // The control plane, and for each node its first process and its components; network,
+        // mounts and processes of the control plane, and six namespaces of each node.
+        let nodes = cluster.record().nodes;
+        ensure!(traces.processes.len() >= 5 + 4 * nodes, "only {:?}", traces.processes);
+        ensure!(traces.namespaces.len() >= 3 + 6 * nodes, "only {:?}", traces.namespaces);
         Ok(traces)
     }
 
@@ -283,5 +286,27 @@ fn two_clusters_stand_side_by_side_one_of_them_dual_stack() -> Result<()> {
     drop(other);
     assert_eq!(traces.left()?, Vec::<String>::new());
     one.wait_for_nodes()?;
+    Ok(())
+}
+
+#[test]
+fn what_a_killed_process_left_is_cleaned_away() -> Result<()> {
+    // An API server alone: what is to be seen does not depend on nodes.
+    let cluster = Cluster::up(&ClusterOptions::default().nodes(0))?;
+    let name = cluster.record().name.clone();
+    assert_eq!(cluster.kubectl(&["get", "--raw", "/readyz"])?, "ok");
+    assert!(!state::is_orphan(&name), "its process runs");
+    // As if it belonged to a process that has ended since.
+    let mut ended = std::process::Command::new("sleep").arg("60").spawn()?;
+    let owner = system::identity_of(ended.id());
+    ended.kill()?;
+    ended.wait()?;
+    let record = state::Record { owner, ..cluster.record().clone() };
+    fs::write(cluster.dir().join("cluster.json"), serde_json::to_string(&record)?)?;
+    assert!(state::is_orphan(&name));
+    let traces = Traces::of(&cluster)?;
+    let removed = fairlead_cluster::cluster::clean(false)?;
+    assert!(removed.contains(&name), "{removed:?}");
+    assert_eq!(traces.left()?, Vec::<String>::new());
     Ok(())
 }

@@ -67,13 +67,17 @@ impl Cluster {
         cgroups::remove(&cgroup)
     }
 
-    /// Starts a component that does not run, and waits until it listens. What it needs has to run:
+    /// Starts a component that does not run, and waits until it listens, or is ready if it is the
+    /// API server: others that start before that are refused and end. What it needs has to run:
     /// etcd for the API server, containerd for the kubelet.
     ///
     /// # Errors
     /// It runs already, or ends instead of listening: with the end of its log.
     pub fn start(&self, component: Component) -> Result<()> {
         self.spawn(component)?;
+        if component == Component::Apiserver {
+            return self.wait_for_api();
+        }
         self.wait_for(component, || Ok(self.listens(component)?.then_some(())))
     }
 

@@ -300,3 +300,110 @@ fn running_pods_join_and_leave_and_probes_pass() -> Result<()> {
     ensure!(status["restartCount"] == 0 && status["ready"] == true, "{status}");
     Ok(())
 }
+
+/// A pod of the echo server on 8080 to 8083 with more in its metadata, spec and ports.
+fn server(
+    cluster: &Cluster,
+    (name, namespace): (&str, &str),
+    annotations: &str,
+    spec: &str,
+    host_port: Option<u16>,
+) -> Result<()> {
+    let host_port = host_port.map_or(String::new(), |port| {
+        format!("    ports: [{{containerPort: 8080, hostPort: {port}}}]\n")
+    });
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  labels: \
+         {{app: {name}}}\n  annotations: {{{annotations}}}\nspec:\n  nodeName: {node}\n  \
+         terminationGracePeriodSeconds: 0\n{spec}  containers:\n  - name: app\n    image: \
+         '{image}'\n    imagePullPolicy: Never\n    args: [echo, --name, {name}, --http, '8080', \
+         --http, '8081']\n{host_port}",
+        node = cluster.node_name(1),
+        image = image("fairlead-apps"),
+    );
+    eventually("the pod is taken", READY, || cluster.apply(&pod).map(Some))?;
+    ready(cluster, name, namespace)
+}
+
+/// Rows 1.11, 1.16, 1.17: annotations leave out what they name and no more; the verdicts on pods of
+/// the host's network and on host ports are those of docs/kubernetes.md.
+#[test]
+fn annotations_host_network_and_host_ports_have_their_verdicts() -> Result<()> {
+    let cluster = with_fairlead()?;
+    install(&cluster)?;
+    let istio = "traffic.sidecar.istio.io";
+    server(&cluster, ("outside", "default"), "", "", None)?;
+    server(&cluster, ("plain", "shop"), "", "", None)?;
+    let inbound = format!("{istio}/excludeInboundPorts: '8081'");
+    server(&cluster, ("inbound", "shop"), &inbound, "", None)?;
+    let only = format!("{istio}/includeInboundPorts: '8080'");
+    server(&cluster, ("only", "shop"), &only, "", None)?;
+    let bypass = "ambient.istio.io/bypass-inbound-capture: 'true'";
+    server(&cluster, ("bypass", "shop"), bypass, "", None)?;
+    let outbound = format!("{istio}/excludeOutboundPorts: '8081'");
+    server(&cluster, ("outbound", "shop"), &outbound, "", None)?;
+    let none = format!("{istio}/includeOutboundIPRanges: ''");
+    server(&cluster, ("none", "shop"), &none, "", None)?;
+    let wrong = format!("{istio}/includeInboundPorts: '8080,x'");
+    server(&cluster, ("wrong", "shop"), &wrong, "", None)?;
+
+    let ask = |from: (&str, &str), to: (&str, &str), port: u16| -> Result<(u16, bool)> {
+        let ip = cluster.pod_ip(to.0, to.1)?;
+        let reply = cluster.get(from.0, from.1, &format!("http://{ip}:{port}/"), &[])?;
+        // What is carried has a request id.
+        Ok((reply.status(), reply.seen("x-request-id").is_some()))
+    };
+    let outside = ("default", "outside");
+    for (pod, port, status) in [
+        ("plain", 8080, 0),
+        ("plain", 8081, 0),
+        ("inbound", 8080, 0),
+        ("inbound", 8081, 200),
+        ("only", 8080, 0),
+        ("only", 8081, 200),
+        ("bypass", 8080, 200),
+        ("wrong", 8080, 0),
+        ("wrong", 8081, 0),
+    ] {
+        let got = ask(outside, ("shop", pod), port)?.0;
+        ensure!(got == status, "{pod}:{port} from outside: {got}, not {status}");
+    }
+    for (pod, port, carried) in [
+        ("plain", 8080, true),
+        ("outbound", 8080, true),
+        ("outbound", 8081, false),
+        ("none", 8080, false),
+    ] {
+        let got = ask(("shop", pod), outside, port)?;
+        ensure!(got == (200, carried), "{pod} to {port}: {got:?}");
+    }
+    // The rest of the mesh reaches a port that is left out, and one that is not.
+    for port in [8080, 8081] {
+        ensure!(ask(("shop", "plain"), ("shop", "inbound"), port)?.0 == 200, "{port}");
+    }
+
+    // The host's network: outside the mesh whatever the labels say.
+    server(&cluster, ("host", "shop"), "", "  hostNetwork: true\n", None)?;
+    ensure!(ask(("shop", "host"), ("shop", "plain"), 8080)?.0 == 0, "STRICT");
+    ensure!(ask(("shop", "plain"), ("shop", "host"), 8080)?.0 == 200);
+
+    // Host ports: as any client outside the mesh.
+    cluster.apply(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: open, \
+         namespace: shop}\nspec: {selector: {matchLabels: {app: open}}, mtls: {mode: \
+         PERMISSIVE}}\n",
+    )?;
+    server(&cluster, ("closed", "shop"), "", "", Some(18080))?;
+    server(&cluster, ("open", "shop"), "", "", Some(18081))?;
+    let node = cluster.json(&["get", "pod", "-n", "shop", "open"])?["status"]["hostIP"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let by_host_port = |port: u16| -> Result<u16> {
+        let url = format!("http://{node}:{port}/");
+        Ok(cluster.get("default", "outside", &url, &[])?.status())
+    };
+    eventually("the open one answers", READY, || Ok((by_host_port(18081)? == 200).then_some(())))?;
+    ensure!(by_host_port(18080)? == 0, "STRICT");
+    Ok(())
+}

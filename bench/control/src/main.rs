@@ -110,12 +110,13 @@ async fn run(arguments: &Arguments) -> Result<()> {
 
     println!(
         "| changes/s asked | made | p50 ms | p99 ms | max ms | from the API's answer: p50 | p99 | \
-         nodes told per change | bytes per change and node | controller CPU | resident MB |"
+         from the controller's event: mean | within 200 ms | nodes told per change | bytes per change and node | controller CPU | resident MB |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for rate in &arguments.rates {
         tell(&format!("{rate} changes/s for {} s", arguments.seconds));
         let (bytes, updates) = (nodes.bytes(), nodes.slices());
+        let own = controller.convergence().await?;
         let before = controller.usage()?;
         let begun = Instant::now();
         let outcome =
@@ -124,14 +125,20 @@ async fn run(arguments: &Arguments) -> Result<()> {
         let after = controller.usage()?;
         let (bytes, updates) = (nodes.bytes() - bytes, nodes.slices() - updates);
         ensure!(outcome.made > 0, "no change was made");
+        let [seconds, count, quick] = controller.convergence().await?;
+        let count = (count - own[1]).max(1.0);
+        let own = [(seconds - own[0]) / count * 1e3, (quick - own[2]) / count * 100.0];
         println!(
-            "| {rate} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {:.0} % | {} |",
+            "| {rate} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} % | {:.1} | {:.0} \
+             | {:.0} % | {} |",
             outcome.made as f64 / outcome.writing.as_secs_f64(),
             outcome.from_write.at(0.5),
             outcome.from_write.at(0.99),
             outcome.from_write.at(1.0),
             outcome.from_answer.at(0.5),
             outcome.from_answer.at(0.99),
+            own[0],
+            own[1],
             updates as f64 / outcome.made as f64,
             bytes as f64 / updates.max(1) as f64,
             (after.cpu_seconds - before.cpu_seconds) / took * 100.0,

@@ -87,6 +87,21 @@ impl Controller {
         Ok(text)
     }
 
+    /// What the controller itself measured so far, from an event to the words of nodes: how many
+    /// seconds in all, how many Updates, and how many of these took 200 ms at most.
+    pub(crate) async fn convergence(&self) -> Result<[f64; 3]> {
+        let text = self.get("/metrics").await?;
+        let value = |name: &str| -> Result<f64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            Ok(line.with_context(|| name.to_owned())?.parse()?)
+        };
+        Ok([
+            value("pilot_proxy_convergence_time_sum")?,
+            value("pilot_proxy_convergence_time_count")?,
+            value("pilot_proxy_convergence_time_bucket{le=\"0.2\"}")?,
+        ])
+    }
+
     pub(crate) fn usage(&self) -> Result<Usage> {
         let dir = Path::new("/proc").join(self.child.id().to_string());
         let stat = fs::read_to_string(dir.join("stat")).context("the controller is gone")?;

@@ -1,21 +1,32 @@
 //! Messages to nodes, written from bytes that all streams share: a resource is encoded once, when
-//! it changes, and copied into each connection's buffer.
+//! it changes, and copied into each message. A message has memory of its own that goes when it has
+//! gone out; a buffer per stream would keep that of the largest one, which is the first, for ever.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes};
 use fairlead_wire::config::{Found, NodeMessage};
+use http::HeaderMap;
+use http_body::{Body, Frame as BodyFrame};
 use prost::Message;
 use prost::encoding::{
     WireType, encode_key, encode_varint, encoded_len_varint, key_len, message as field,
 };
+use tokio::sync::mpsc;
 use tonic::Status;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 
 use crate::scope::Batch;
 
-/// Bytes by which a connection's buffer grows: most messages are small, and streams are many.
+/// Bytes by which a connection's buffer for what comes in grows: most messages are small, and
+/// streams are many.
 const BUFFER: usize = 1 << 10;
-/// Bytes that are gathered before they are handed on.
+/// Of no meaning for what comes in.
 const YIELD: usize = 16 << 10;
+/// Bytes before each message: whether it is compressed, and its length.
+const HEAD: usize = 5;
 
 /// A `ControllerMessage`.
 #[derive(Debug)]
@@ -99,41 +110,58 @@ fn bytes_len(tag: u32, bytes: &[u8]) -> usize {
     key_len(tag) + encoded_len_varint(bytes.len() as u64) + bytes.len()
 }
 
-/// Frames out, `NodeMessage`s in.
+impl Frame {
+    /// The message as gRPC sends it, uncompressed.
+    fn message(&self) -> Bytes {
+        let size = self.size();
+        let mut out = Vec::with_capacity(HEAD + size + 16);
+        out.put_u8(0);
+        out.put_u32(0);
+        self.write(&mut out);
+        let length = u32::try_from(out.len() - HEAD).unwrap_or(u32::MAX);
+        out[1..HEAD].copy_from_slice(&length.to_be_bytes());
+        out.into()
+    }
+}
+
+/// The body of an answer: frames as they come, then how it ended.
+pub(crate) struct Frames(Option<mpsc::Receiver<Result<Frame, Status>>>);
+
+impl Frames {
+    pub(crate) fn new(frames: mpsc::Receiver<Result<Frame, Status>>) -> Self {
+        Self(Some(frames))
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
+        let Some(frames) = &mut self.0 else { return Poll::Ready(None) };
+        let status = match ready!(frames.poll_recv(context)) {
+            Some(Ok(frame)) => return Poll::Ready(Some(Ok(BodyFrame::data(frame.message())))),
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        self.0 = None;
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            trailers.clear();
+            trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("13"));
+        }
+        Poll::Ready(Some(Ok(BodyFrame::trailers(trailers))))
+    }
+}
+
+/// Reads `NodeMessage`s.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FrameCodec;
+pub(crate) struct NodeMessages;
 
-impl Codec for FrameCodec {
-    type Encode = Frame;
-    type Decode = NodeMessage;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for FrameCodec {
-    type Item = Frame;
-    type Error = Status;
-
-    fn encode(&mut self, frame: Frame, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.reserve(frame.size() + 16);
-        frame.write(out);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, YIELD)
-    }
-}
-
-impl Decoder for FrameCodec {
+impl Decoder for NodeMessages {
     type Item = NodeMessage;
     type Error = Status;
 
@@ -188,6 +216,9 @@ mod tests {
                 trust_bundle_pem: trust.map(|t| t.to_vec()).unwrap_or_default(),
             };
             assert_eq!(frame.size(), update.encoded_len());
+            let message = frame.message();
+            assert_eq!(message[1..5], u32::try_from(bytes.len()).expect("small").to_be_bytes());
+            assert_eq!((message[0], &message[5..]), (0, bytes.as_slice()));
             assert_eq!(read.message, Some(controller_message::Message::Update(update)));
         }
         let found = Found { id: 3, known: true };

@@ -13,18 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fairlead_wire::config::{MAX_MESSAGE_BYTES, NodeMessage};
-use futures_util::Stream;
-use futures_util::stream::unfold;
+use fairlead_wire::config::MAX_MESSAGE_BYTES;
 use http_body::Body as HttpBody;
 use tokio::sync::{mpsc, watch};
-use tonic::server::{Grpc, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::metadata::MetadataMap;
+use tonic::{Status, Streaming};
 
 use crate::auth::{Authenticator, Denied, NodeIdentity, bearer};
 use crate::metrics::Metrics;
 use crate::scope::World;
-use frame::{Frame, FrameCodec};
+use frame::{Frames, NodeMessages};
 
 pub use crate::scope::verdicts;
 
@@ -115,35 +113,34 @@ impl ConfigurationService {
         B: HttpBody + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
-        Grpc::new(FrameCodec)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .streaming(Method(Arc::clone(&self.shared)), request)
-            .await
+        match self.open(request).await {
+            Ok(frames) => {
+                let mut response = http::Response::new(tonic::body::Body::new(frames));
+                let kind = http::HeaderValue::from_static("application/grpc");
+                response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+                response
+            }
+            Err(status) => status.into_http(),
+        }
     }
-}
 
-struct Method(Arc<Shared>);
-
-type Frames = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
-
-impl StreamingService<NodeMessage> for Method {
-    type Response = Frame;
-    type ResponseStream = Frames;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Frames>, Status>> + Send>>;
-
-    fn call(&mut self, request: Request<Streaming<NodeMessage>>) -> Self::Future {
-        let shared = Arc::clone(&self.0);
-        Box::pin(async move {
-            let token = bearer(request.metadata())?.to_owned();
-            let identity = shared.identify.node(&token).await?;
-            // One frame may wait: the rest stays where it can be merged.
-            let (out, frames) = mpsc::channel(1);
-            tokio::spawn(session::run(shared, identity, token, request.into_inner(), out));
-            let frames = unfold(frames, |mut frames| async move {
-                frames.recv().await.map(|frame| (frame, frames))
-            });
-            Ok(Response::new(Box::pin(frames) as Frames))
-        })
+    async fn open<B>(&self, request: http::Request<B>) -> Result<Frames, Status>
+    where
+        B: HttpBody + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let (head, body) = request.into_parts();
+        let metadata = MetadataMap::from_headers(head.headers);
+        if metadata.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+            return Err(Status::unimplemented("compressed messages are not read"));
+        }
+        let token = bearer(&metadata)?.to_owned();
+        let identity = self.shared.identify.node(&token).await?;
+        let input = Streaming::new_request(NodeMessages, body, None, Some(MAX_MESSAGE_BYTES));
+        // One frame may wait: the rest stays where it can be merged.
+        let (out, frames) = mpsc::channel(1);
+        tokio::spawn(session::run(Arc::clone(&self.shared), identity, token, input, out));
+        Ok(Frames::new(frames))
     }
 }
 

@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 use fairlead_api::{Kind, ObjectKey};
 use fairlead_wire::config::configuration_client::ConfigurationClient;
 use fairlead_wire::config::{
-    Ack, ControllerMessage, Found, Held, Hello, Inventory, Lookup, PROTOCOL, Rejection, Update,
-    controller_message, node_message,
+    Ack, ControllerMessage, Found, Held, Hello, Inventory, Lookup, NodeMessage, PROTOCOL,
+    Rejection, Update, controller_message, node_message,
 };
+use futures_util::stream::unfold;
 use http::Request as HttpRequest;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder as ClientBuilder, SendRequest};

@@ -210,6 +210,7 @@ impl Settings {
             run,
             log,
             settings: _,
+            clean: _,
         } = options;
         let node = match node.or_else(|| std::env::var("NODE_NAME").ok()) {
             Some(name) => name,

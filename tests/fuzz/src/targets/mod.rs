@@ -7,6 +7,7 @@ pub mod admin_request;
 pub mod carried_request;
 pub mod certificate;
 pub mod client_hello;
+pub mod cni;
 pub mod configuration;
 pub mod detect;
 pub mod http_head;
@@ -88,6 +89,14 @@ targets! {
     client_hello: client_hello::run, 1000, [
         b"\x16\x03\x01", b"\x16\x03\x03\0\x01", b"\0\x10", b"\0\x0d\0\x0b\x0afairlead/1",
         b"\0\x05\0\x03\x02h2", b"\x02h2", b"\x0afairlead/1", b"\0\0", b"\xff\xff", b"\x08http/1.1",
+    ];
+    cni_conflist: cni::conf, 800, [
+        b"{", b"}", b"[", b"]", b",", b":", b"\"", b"\\", b"\"plugins\":[", b"{\"type\":\"a\"}", b" ", b"\n",
+        b"{\"type\":\"fairlead-cni\"}", b"null", b"1e9", b"\\u0070lugins",
+    ];
+    cni_line: cni::line, 1000, [
+        b"{\"command\":\"", b"ADD", b"CHECK", b"DEL", b"GC", b"STATUS", b"\"", b",", b"[", b"]", b"/", b"\\u0000",
+        b"\"ips\":[\"::1\"]", b"\"pod_uid\":\"\"", b"}",
     ];
     config_json: configuration::json, 120, [
         b"{", b"}", b"[", b"]", b",", b":", b"\"", b"null", b"true", b"1e999", b"\\ud800",

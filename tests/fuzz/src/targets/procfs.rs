@@ -24,4 +24,8 @@ pub fn run(data: &[u8]) {
         assert_eq!(last.parse::<usize>().ok().and_then(|n| n.checked_add(1)), Some(cpus));
     }
     let _ = cpu_time(text);
+    if let Some(uid) = fairlead_node::discovery::fuzz::pod_uid(text) {
+        assert!((32..=36).contains(&uid.len()) && text.contains("pod"));
+        assert!(uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'));
+    }
 }

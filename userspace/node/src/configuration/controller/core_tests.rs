@@ -31,6 +31,7 @@ fn settings() -> ControllerSettings {
         },
         state_dir: std::env::temp_dir().join(format!("fairlead-core-{n}-{}", std::process::id())),
         cluster_id: "c".into(),
+        root_namespace: "istio-system".into(),
         unanswered: Unanswered::Refuse,
     }
 }
@@ -126,7 +127,7 @@ async fn what_is_sent_whole_replaces_what_was_there() {
 async fn a_broken_controller_changes_nothing() {
     let mut node = Node::new();
     node.take(update(vec![pod("a", "10.0.0.1")], true)).await.unwrap();
-    let large = Resource { json: vec![b' '; objects::MAX_OBJECT_BYTES + 1].into(), ..pod("b", "") };
+    let large = Resource { json: vec![b' '; objects::MAX_OBJECT_BYTES + 1], ..pod("b", "") };
     let nameless = Resource { key: Some(key("")), ..pod("b", "10.0.0.2") };
     let keyless = Resource { key: None, ..pod("b", "10.0.0.2") };
     let versions = Resource { version: "1".repeat(1000), ..pod("b", "10.0.0.2") };

@@ -262,7 +262,7 @@ fn a_flood(cluster: &Cluster) -> Result<()> {
         event["involvedObject"]["name"].as_str().is_some_and(|name| name.starts_with("flood-"))
     });
     let ours = ours.count();
-    ensure!(ours >= 1 && ours < FLOOD, "{ours} events");
+    ensure!((1..FLOOD).contains(&ours), "{ours} events");
     eprintln!("status of {FLOOD} invalid resources within {judged_in:?}, {ours} events");
     let start = Instant::now();
     ensure!(apply(cluster, &route("after", GOOD))?.0, "not taken");

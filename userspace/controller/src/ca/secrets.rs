@@ -84,7 +84,7 @@ impl Secrets {
             }
             self.keep_own(&cacerts, &own).await;
             match plan(cacerts.secret(), own.secret()) {
-                Ok(Some(plan)) => settling = self.adopt(plan),
+                Ok(Some(plan)) => settling = self.adopt(plan, settling),
                 Ok(None) if self.ca.is_ready() => {
                     tracing::warn!("the Secrets of the CA are gone; the last one goes on signing");
                 }
@@ -123,12 +123,17 @@ impl Secrets {
     }
 
     /// Lets the authority of a plan sign, now or as soon as its roots had time to get around.
-    fn adopt(&self, plan: Plan) -> Option<Settling> {
+    fn adopt(&self, plan: Plan, settling: Option<Settling>) -> Option<Settling> {
         let Plan { authority, bundle, source } = plan;
-        let before = self.ca.bundle.borrow().clone();
-        let known = authority.verifies_to(&before.roots);
         let old_still_counts =
             self.ca.signer().is_some_and(|signer| signer.verifies_to(&bundle.roots));
+        // Heard of again while it waits: its time does not begin anew, nor end.
+        let waits = |waiting: &Settling| old_still_counts && waiting.authority.is_same(&authority);
+        if let Some(settling) = settling.filter(waits) {
+            self.ca.publish(bundle);
+            return Some(settling);
+        }
+        let known = authority.verifies_to(&self.ca.bundle.borrow().roots);
         self.ca.publish(bundle);
         let authority = Arc::new(authority);
         if known || !old_still_counts {

@@ -9,6 +9,7 @@
 //! The only crate of userspace with `unsafe`; it is confined to `sys`.
 
 mod addr;
+mod attempt;
 mod capture;
 mod clean;
 mod diagnostics;
@@ -26,11 +27,12 @@ mod sweep;
 #[expect(unsafe_code, reason = "system calls that the standard library does not offer")]
 mod sys;
 
+pub use attempt::{Attempt, attempt};
 pub use capture::Capture;
 pub use clean::clean;
 pub use enroll::{netns_addresses, netns_cookie};
 pub use error::CaptureError;
-pub use fairlead_abi::Counter;
+pub use fairlead_abi::{ABI_VERSION, Counter};
 pub use features::{Feature, drop_capabilities, features};
 pub use place::cgroup2_root;
 pub use settings::{

@@ -162,7 +162,7 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    fn fd(&self, name: &str) -> Result<&ProgramFd, CaptureError> {
+    pub(crate) fn fd(&self, name: &str) -> Result<&ProgramFd, CaptureError> {
         let program = self.ebpf.program(name).ok_or_else(|| missing(name))?;
         program.fd().map_err(|error| CaptureError::Load(chain(&error)))
     }

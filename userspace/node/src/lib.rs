@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod certificates;
+pub mod check;
 pub mod clean;
 pub mod cni;
 pub mod configuration;

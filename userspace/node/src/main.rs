@@ -4,14 +4,15 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use fairlead_node::{clean, daemon};
-use fairlead_node::settings::{Options, Settings};
+use fairlead_node::settings::{CheckOutput, Options, Settings};
+use fairlead_node::{check, clean, daemon};
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let cleans = options.clean;
+    let (cleans, checks, output) = (options.clean, options.check, options.output);
     match Settings::resolve(options) {
         Ok(settings) if cleans => clean::run(&settings),
+        Ok(settings) if checks => check::run(&settings, output == CheckOutput::Json),
         Ok(settings) => daemon::run(&settings),
         Err(error) => {
             eprintln!("fairlead-node: {error}");

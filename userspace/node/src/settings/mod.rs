@@ -15,7 +15,7 @@ use std::time::Duration;
 use options::{ControllerOptions, IdentityOptions};
 
 pub use address::Address;
-pub use options::{LogFormat, Options, Unanswered, UnknownNetns};
+pub use options::{CheckOutput, LogFormat, Options, Unanswered, UnknownNetns};
 
 /// Most threads that carry traffic.
 const MAX_WORKERS: usize = 256;
@@ -211,6 +211,8 @@ impl Settings {
             log,
             settings: _,
             clean: _,
+            check: _,
+            output: _,
         } = options;
         let node = match node.or_else(|| std::env::var("NODE_NAME").ok()) {
             Some(name) => name,

@@ -43,6 +43,10 @@ Examples:
   #   log: {level: info, format: json, accessLogFile: /dev/stdout}
   fairlead-node --settings /etc/fairlead/node.yaml
 
+  # Can it run here?
+  fairlead-node --check
+  fairlead-node --check -o json
+
   # While it runs:
   curl -s 127.0.0.1:15000/ready
   curl -s 127.0.0.1:15000/problems
@@ -68,6 +72,16 @@ pub struct Options {
     #[arg(long)]
     #[serde(skip)]
     pub clean: bool,
+
+    /// Says what this node lacks for Fairlead, instead of running; fails if it cannot run here
+    #[arg(long, conflicts_with = "clean")]
+    #[serde(skip)]
+    pub check: bool,
+
+    /// Form of what --check says
+    #[arg(long, short, requires = "check", default_value = "table")]
+    #[serde(skip)]
+    pub output: CheckOutput,
 
     /// Name of this node: pods with this spec.nodeName are local [default: $NODE_NAME, then the
     /// host's name]
@@ -275,6 +289,16 @@ pub struct LogOptions {
     pub access_log_file: Option<String>,
 }
 
+/// Form of the report on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CheckOutput {
+    /// A table for people.
+    #[default]
+    Table,
+    /// JSON.
+    Json,
+}
+
 /// Format of the daemon's own log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -307,6 +331,8 @@ impl Options {
         Self {
             settings: self.settings,
             clean: self.clean,
+            check: self.check,
+            output: self.output,
             node: self.node.or(file.node),
             config_dir: self.config_dir.or(file.config_dir),
             controller: self.controller.over(file.controller),

@@ -108,7 +108,7 @@ fn few_capabilities() {
     let mut node = Node::new();
     // The application first: it shall keep what it has.
     let mut app = App::new(&wire.pod);
-    drop_capabilities().expect("dropping");
+    drop_capabilities(false).expect("dropping");
     let own = std::fs::read_to_string("/proc/thread-self/status").expect("status");
     let effective = own.lines().find_map(|line| line.strip_prefix("CapEff:\t")).expect("CapEff");
     let count = u64::from_str_radix(effective, 16).expect("hex").count_ones();

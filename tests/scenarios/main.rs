@@ -24,6 +24,7 @@ mod kube_admission;
 mod kube_cni;
 mod kube_identity;
 mod kube_source;
+mod kube_watch;
 mod l4;
 mod locality;
 mod membership;

@@ -457,6 +457,14 @@ impl Mesh {
         daemon.wait_ready(&self.nodes[node].netns)
     }
 
+    /// The daemon of a node, which is the caller's from now on: it may go on beside the next.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn take_daemon(&self, node: usize) -> Result<Daemon> {
+        lock(&self.daemons)[node].take().context("no daemon was started")
+    }
+
     /// Does something with the daemon of a node.
     ///
     /// # Errors

@@ -31,3 +31,4 @@ mod membership;
 mod peer_authentication;
 mod race;
 mod telemetry;
+mod upgrade;

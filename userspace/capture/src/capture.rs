@@ -33,6 +33,15 @@ pub struct Capture {
     _diagnostics: Option<mpsc::Sender<()>>,
 }
 
+/// Who else is there when capture is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coming {
+    /// Nobody: what an earlier daemon left is taken over.
+    Alone,
+    /// A daemon that serves.
+    Beside,
+}
+
 /// What the handle and the pods' ports share.
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -43,8 +52,8 @@ pub(crate) struct Inner {
     /// Pods enrolled by this process. Touched by enrolment only, never per connection.
     pods: Mutex<HashMap<NetnsCookie, Enrolled>>,
     hooks: Hooks,
-    /// The lock on the pin directory.
-    _lock: File,
+    /// The lock on the pin directory, while this daemon is the one that it belongs to.
+    lock: Mutex<Option<File>>,
 }
 
 /// One pod as this process enrolled it.
@@ -69,13 +78,50 @@ impl Capture {
     /// # Errors
     /// [`CaptureError`]; what was attached before still is.
     pub fn open(settings: CaptureSettings) -> Result<Self, CaptureError> {
+        Self::start(settings, Coming::Alone)
+    }
+
+    /// The same beside a living daemon of the same [`fairlead_abi::ABI_VERSION`], which has
+    /// promised to hand over: nothing of what it has under way is touched, and each pod is its own
+    /// until [`Capture::enroll`] of this one. [`Capture::take_hold`] is to follow when the other
+    /// has let go.
+    ///
+    /// # Errors
+    /// As [`Capture::open`].
+    pub fn open_beside(settings: CaptureSettings) -> Result<Self, CaptureError> {
+        Self::start(settings, Coming::Beside)
+    }
+
+    /// Takes the pin directory for this process, after [`Capture::open_beside`] or
+    /// [`Capture::let_go`].
+    ///
+    /// # Errors
+    /// [`CaptureError::InUse`]: the other has not let go.
+    pub fn take_hold(&self) -> Result<(), CaptureError> {
+        let pins = &self.inner.loading.pins;
+        let lock = place::lock(&pins.0)?;
+        remove_other_versions(pins)?;
+        *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
+        Ok(())
+    }
+
+    /// Leaves the pin directory to another daemon. This one has to change nothing in the kernel
+    /// from then on; its pods' sockets stay what they are.
+    pub fn let_go(&self) {
+        drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn start(settings: CaptureSettings, coming: Coming) -> Result<Self, CaptureError> {
         let started = Instant::now();
         place::below_cgroup(&settings.cgroup_root)?;
         let cgroup = File::open(&settings.cgroup_root)
             .step(|| format!("opening {}", settings.cgroup_root.display()))?;
         let pins = PinDir(settings.pin_dir.clone());
         place::make_pin_dir(&pins.0)?;
-        let lock = place::lock(&pins.0)?;
+        let lock = match coming {
+            Coming::Alone => Some(place::lock(&pins.0)?),
+            Coming::Beside => None,
+        };
         for dir in [pins.links(), pins.steer(), pins.maps(), pins.programs()] {
             make_dir(&dir)?;
         }
@@ -88,8 +134,10 @@ impl Capture {
         let pods_cgroup = place::pods_cgroup(&settings);
         write_settings(&maps, &settings, host, pods_cgroup)?;
         carry_over(&pins, &maps)?;
-        // What is still there was meant for the listeners of a dead daemon.
-        sweep::clear(&maps).step(|| "clearing old flows".into())?;
+        if coming == Coming::Alone {
+            // What is still there was meant for the listeners of a dead daemon.
+            sweep::clear(&maps).step(|| "clearing old flows".into())?;
+        }
         hooks.attach(&cgroup, &pins.links())?;
         hooks.pin(&pins.programs())?;
         let diagnostics = if settings.diagnostics {
@@ -97,8 +145,8 @@ impl Capture {
         } else {
             None
         };
-        for old in pins.other_versions().step(|| "listing old versions".into())? {
-            fs::remove_dir_all(&old).step(|| format!("removing {}", old.display()))?;
+        if coming == Coming::Alone {
+            remove_other_versions(&pins)?;
         }
         tracing::info!(
             cgroup = %settings.cgroup_root.display(),
@@ -113,7 +161,7 @@ impl Capture {
             host,
             pods: Mutex::default(),
             hooks,
-            _lock: lock,
+            lock: Mutex::new(lock),
         });
         if pods_cgroup.is_none() {
             tracing::info!(
@@ -197,6 +245,13 @@ fn carry_over(pins: &PinDir, maps: &Maps) -> Result<(), CaptureError> {
                 maps.pods.insert(&pod, &entry).step(|| "carrying a pod over".into())?;
             }
         }
+    }
+    Ok(())
+}
+
+fn remove_other_versions(pins: &PinDir) -> Result<(), CaptureError> {
+    for old in pins.other_versions().step(|| "listing old versions".into())? {
+        fs::remove_dir_all(&old).step(|| format!("removing {}", old.display()))?;
     }
     Ok(())
 }

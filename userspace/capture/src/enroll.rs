@@ -1,5 +1,6 @@
 //! Pods join and leave. Existing connections stay as they are; new ones follow the new state.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
@@ -288,9 +289,10 @@ fn part(inner: &Inner, cookie: NetnsCookie, after: Option<PodEntry>) -> Result<(
 }
 
 /// Writes the pod's exclusions in place of earlier ones; returns the flags that announce them.
+/// What stays excluded is so at every moment: another daemon may serve the pod.
 fn exclude(inner: &Inner, cookie: NetnsCookie, spec: &PodSpec) -> Result<u32, CaptureError> {
-    include_all(inner, cookie)?;
     let netns = cookie.0;
+    let (mut written_ports, mut written_ranges) = (HashSet::new(), Vec::new());
     let only_inbound = spec.only_inbound_ports.as_deref().unwrap_or_default();
     let only_outbound =
         if spec.only_outbound_ranges.is_some() { &*spec.only_outbound_ports } else { &[] };
@@ -311,6 +313,7 @@ fn exclude(inner: &Inner, cookie: NetnsCookie, spec: &PodSpec) -> Result<u32, Ca
         for port in ports {
             let key = PortKey { netns, port: *port, direction, pad: 0 };
             inner.maps.excluded_ports.insert(&key, &1).step(|| format!("excluding port {port}"))?;
+            written_ports.insert((*port, direction));
             flags |= flag;
         }
     }
@@ -323,21 +326,33 @@ fn exclude(inner: &Inner, cookie: NetnsCookie, spec: &PodSpec) -> Result<u32, Ca
         let key = cidr(cookie, cidr_range);
         let written = inner.maps.excluded_cidrs.insert(&key, &value);
         written.step(|| format!("excluding {cidr_range}"))?;
+        written_ranges.push(key);
         flags |= pod_flags::HAS_CIDRS;
     }
+    include_all_but(inner, cookie, &written_ports, &written_ranges)?;
     Ok(flags)
 }
 
 /// Removes the pod's exclusions.
 fn include_all(inner: &Inner, cookie: NetnsCookie) -> Result<(), CaptureError> {
+    include_all_but(inner, cookie, &HashSet::new(), &[])
+}
+
+/// Removes the pod's exclusions but these: ports with their direction, and ranges.
+fn include_all_but(
+    inner: &Inner,
+    cookie: NetnsCookie,
+    ports: &HashSet<(u16, u16)>,
+    ranges: &[CidrPrefix],
+) -> Result<(), CaptureError> {
     let clear = || {
         for key in inner.maps.excluded_ports.keys(MAX_EXCLUSIONS_READ)? {
-            if key.netns == cookie.0 {
+            if key.netns == cookie.0 && !ports.contains(&(key.port, key.direction)) {
                 inner.maps.excluded_ports.remove(&key)?;
             }
         }
         for prefix in inner.maps.excluded_cidrs.keys(MAX_EXCLUSIONS_READ)? {
-            if prefix.key.netns == halves(cookie) {
+            if prefix.key.netns == halves(cookie) && !ranges.contains(&prefix) {
                 inner.maps.excluded_cidrs.remove(&prefix)?;
             }
         }

@@ -5,42 +5,43 @@
 //! API. From the moment the kernel programs are attached, connections of pods that an earlier
 //! daemon captured are refused until they are enrolled again; pods that are enrolled come to
 //! listeners that exist already. There is no step at which something is let through for want of a
-//! later one.
+//! later one. A daemon that is started while another serves is its successor ([`crate::handover`]):
+//! it takes pods over one by one, and addresses last.
 //!
 //! End: what is under way gets its time, then everything is dropped. The kernel keeps programs and
-//! maps, and refuses.
+//! maps, and refuses, unless there is a successor ([`crate::life`]).
 
-use std::net::TcpListener as StdListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail, ensure};
-use fairlead_capture::{Capture, CaptureError};
+use anyhow::{Context as _, anyhow, ensure};
+use fairlead_capture::CaptureError;
 use fairlead_config::model::LocalPod;
-use fairlead_config::Subscription;
-use fairlead_identity::IdentityStore;
 use fairlead_proxy::transport::Transport;
 use fairlead_proxy::{DataPlane, Deps};
 use fairlead_telemetry::Telemetry;
 use fairlead_types::{PodSockets, WorkloadId};
 use tokio::runtime::Runtime;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use crate::admin::Server;
-use crate::cni::{self, Answers};
-use crate::configuration::Configuration;
 use crate::discovery::Locator;
-use crate::enrolment::{Carrier, Enrolment, Surroundings};
+use crate::enroller::Parts;
+use crate::enrolment::{Carrier, Table};
+use crate::handover::{self, Met, Successor};
+use crate::instance::Instance;
+use crate::life::{self, End, Life};
 use crate::logging::Logging;
 use crate::metrics::Sources;
+use crate::open::Doors;
 use crate::pages::{Shown, open_pages, pages};
 use crate::process::raise_descriptor_limit;
 use crate::readiness::Readiness;
 use crate::runtime::DataRuntime;
-use crate::settings::{Settings, Source, UnknownNetns};
-use crate::signals::{Asked, Signals};
+use crate::settings::{Settings, Source};
+use crate::signals::Signals;
 use crate::supervise::Supervisor;
 use crate::{certificates, logging, mesh, metrics, open, supervise};
 
@@ -83,7 +84,8 @@ pub fn run(settings: &Settings) -> ExitCode {
     );
     let outcome = run_logged(settings, &log, dropped, descriptors);
     match &outcome {
-        Ok(()) => {
+        Ok(End::HandedOver) => tracing::info!("ended; another daemon serves"),
+        Ok(End::Stopped) => {
             tracing::info!("ended; connections of enrolled pods are refused until a daemon runs");
         }
         Err(error) => tracing::error!("{error:#}"),
@@ -97,12 +99,19 @@ fn run_logged(
     log: &Logging,
     dropped: Result<(), CaptureError>,
     descriptors: u64,
-) -> anyhow::Result<()> {
-    let admin = open::listener(settings.admin, "admin", "--admin")?;
-    let metrics_listener = settings
-        .metrics
-        .map(|address| open::listener(address, "metrics", "--metrics-address"))
-        .transpose()?;
+) -> anyhow::Result<End> {
+    let met = match &settings.handover {
+        Some(path) => Successor::meet(path)?,
+        None => Met::Nobody,
+    };
+    let (successor, mut doors) = match met {
+        Met::Nobody => (None, Some(Doors::open(settings)?)),
+        Met::Vacant => (None, Some(Doors::take_over(settings)?)),
+        Met::Serving(successor) => {
+            tracing::info!("another daemon serves this node: taking over from it");
+            (Some(successor), None)
+        }
+    };
     if let Source::Directory(dir) = &settings.source {
         ensure!(
             dir.is_dir(),
@@ -113,7 +122,7 @@ fn run_logged(
     }
     dropped.map_err(|error| anyhow!("start the daemon as root: {error}"))?;
     let features = open::kernel_features()?;
-    let capture = open::capture(settings)?;
+    let capture = open::capture(settings, successor.is_some())?;
 
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -154,25 +163,15 @@ fn run_logged(
         let trusted = matches!(settings.source, Source::Directory(_));
         Arc::new(Locator::new(pods.proc.clone(), capture.host_netns(), trusted))
     });
-    let enrolment = Enrolment::new(surroundings(
-        settings,
-        &configuration,
-        &capture,
-        &plane,
-        &identity,
-        &control,
-        locator.clone(),
-    ));
-    let (table, passes) = (enrolment.table(), enrolment.passes());
-    let held = Arc::clone(&identity);
+    let table = Table::default();
     let sources = Sources {
         capture: Arc::clone(&capture),
-        identity,
+        identity: Arc::clone(&identity),
         data: Arc::clone(&plane),
         transport,
         report: configuration.report(),
         controller: configuration.controller().map(|c| c.status().clone()),
-        pods: enrolment.table(),
+        pods: Arc::clone(&table),
     };
     metrics::register(telemetry.registry(), sources.clone());
     log.lines.export(telemetry.registry());
@@ -186,36 +185,65 @@ fn run_logged(
         own_problems,
     };
     let signals = control.block_on(async { Signals::new() }).context("listening to signals")?;
-    start_control(&control, &supervisor, admin, metrics_listener, &shown)?;
-    let mut enroller = start_enrolment(&supervisor, enrolment, &configuration, &readiness)?;
-    if let (Some(pods), Some(locator)) = (&settings.pods, locator) {
-        let answers = Answers {
-            locator,
-            snapshots: configuration.snapshots().clone(),
-            table,
-            passes,
-            refuse_unknown: settings.capture.unknown_netns == UnknownNetns::Refuse,
-            identity: held,
-            wake: enroller.wake(),
-        };
-        let server = {
+    if let Some(path) = &settings.instance {
+        let instance = {
             let _within = control.enter();
-            cni::Server::bind(&pods.cni_socket)?
+            Instance::bind(path)?
         };
-        tracing::info!(socket = %pods.cni_socket.display(), "CNI plugins");
-        enroller.plugins = Some(control.spawn(server.serve(answers)));
+        supervisor.task(control.handle(), "instance", instance.serve(shown.clone()));
     }
-
-    let outcome = control.block_on(live(
-        signals,
-        &mut ends,
-        &configuration,
-        &readiness,
-        enroller,
-        &plane,
-        &data,
-        settings.run.drain,
-    ));
+    start_sweep(&control, &supervisor, &telemetry);
+    let mut tasks = match doors.take() {
+        Some(doors) => start_control(&control, &supervisor, doors, &shown)?,
+        None => Vec::new(),
+    };
+    let parts = Parts {
+        settings: settings.clone(),
+        capture,
+        plane,
+        identity,
+        control: control.handle().clone(),
+        locator,
+        snapshots: configuration.snapshots().clone(),
+        report: configuration.report(),
+        table,
+        supervisor: supervisor.clone(),
+    };
+    let alone = successor.is_none();
+    let (tell, mut taken) = oneshot::channel();
+    let ready = readiness.clone();
+    let mut enroller = parts.start(successor, move || {
+        if alone {
+            ready.started();
+            tracing::info!("ready");
+        }
+        let _ = tell.send(());
+    })?;
+    if !alone {
+        control.block_on(async {
+            tokio::select! {
+                fatal = ends.recv() => Err(life::failed(fatal)),
+                _ = &mut taken => Ok(()),
+            }
+        })?;
+        let doors = Doors::take_over(settings)?;
+        tasks = start_control(&control, &supervisor, doors, &shown)?;
+    }
+    parts.serve_plugins(&mut enroller)?;
+    let server = match &settings.handover {
+        Some(path) => {
+            let _within = control.enter();
+            Some(handover::Server::bind(path)?)
+        }
+        None => None,
+    };
+    if !alone {
+        readiness.started();
+        tracing::info!("ready");
+    }
+    let life =
+        Life { parts, configuration: &configuration, readiness, data: &data, doors: tasks, server };
+    let outcome = control.block_on(life.live(signals, &mut ends, enroller));
     telemetry.access_log().flush();
     drop(configuration);
     data.stop();
@@ -223,167 +251,34 @@ fn run_logged(
     outcome
 }
 
-fn surroundings(
-    settings: &Settings,
-    configuration: &Configuration,
-    capture: &Arc<Capture>,
-    plane: &Arc<DataPlane>,
-    identity: &Arc<IdentityStore>,
-    control: &Runtime,
-    locator: Option<Arc<Locator>>,
-) -> Surroundings {
-    let report = configuration.report();
-    let identity = Arc::clone(identity);
-    let control = control.handle().clone();
-    Surroundings {
-        snapshots: configuration.snapshots().clone(),
-        captor: Arc::<Capture>::clone(capture),
-        carrier: Arc::<DataPlane>::clone(plane),
-        retain: Box::new(move |ids| {
-            // Certificates are asked for on the control runtime.
-            let _within = control.enter();
-            identity.retain(ids);
-        }),
-        complete: Box::new(move || report.lock().complete),
-        refuse_unknown: settings.capture.unknown_netns == UnknownNetns::Refuse,
-        locator,
-    }
-}
-
+/// Opens the admin API and, where wanted, metrics: the tasks that hold the addresses.
 fn start_control(
     control: &Runtime,
     supervisor: &Supervisor,
-    admin: StdListener,
-    metrics: Option<StdListener>,
+    doors: Doors,
     shown: &Shown,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<AbortHandle>> {
     let (server, open) = {
         let _within = control.enter();
-        (Server::from_std(admin)?, metrics.map(Server::from_std).transpose()?)
+        (Server::from_std(doors.admin)?, doors.metrics.map(Server::from_std).transpose()?)
     };
+    let mut tasks = Vec::new();
     if let Some(open) = open {
         tracing::info!(address = %open.address(), "metrics and probes");
-        supervisor.task(control.handle(), "metrics", open.for_anybody().serve(open_pages(shown)));
+        let pages = open_pages(shown);
+        tasks.push(supervisor.task(control.handle(), "metrics", open.for_anybody().serve(pages)));
     }
     tracing::info!(address = %server.address(), "admin API");
-    supervisor.task(control.handle(), "admin", server.serve(pages(shown)));
-    let telemetry = Arc::clone(&shown.telemetry);
+    tasks.push(supervisor.task(control.handle(), "admin", server.serve(pages(shown))));
+    Ok(tasks)
+}
+
+fn start_sweep(control: &Runtime, supervisor: &Supervisor, telemetry: &Arc<Telemetry>) {
+    let telemetry = Arc::clone(telemetry);
     supervisor.task(control.handle(), "sweep", async move {
         loop {
             tokio::time::sleep(SWEEP).await;
             telemetry.sweep();
         }
     });
-    Ok(())
-}
-
-/// Enrolment, and what ends it when dropped.
-struct Enroller {
-    changed: Arc<SyncSender<()>>,
-    plugins: Option<JoinHandle<()>>,
-    _subscription: Subscription,
-    thread: std::thread::JoinHandle<()>,
-}
-
-fn start_enrolment(
-    supervisor: &Supervisor,
-    enrolment: Enrolment,
-    configuration: &Configuration,
-    readiness: &Readiness,
-) -> anyhow::Result<Enroller> {
-    let (snapshots, report) = (configuration.snapshots(), configuration.report());
-    // One waiting message stands for all changes: the thread looks at the newest snapshot.
-    let (changed, told) = sync_channel(1);
-    let changed = Arc::new(changed);
-    let tell = SyncSender::clone(&changed);
-    let subscription = snapshots.subscribe(move |_| {
-        let _ = tell.try_send(());
-    });
-    let readiness = readiness.clone();
-    let thread = supervisor
-        .thread("enrolment", move || {
-            // Without any configuration there is nobody to enrol, and to say so would be wrong.
-            while report.lock().loads == 0 {
-                if told.recv().is_err() {
-                    return;
-                }
-            }
-            enrolment.run(&told, || {
-                readiness.started();
-                tracing::info!("ready");
-            });
-        })
-        .context("starting the enrolment thread")?;
-    Ok(Enroller { changed, plugins: None, _subscription: subscription, thread })
-}
-
-impl Enroller {
-    /// Has the thread look again, for as long as it lives.
-    fn wake(&self) -> Arc<dyn Fn() + Send + Sync> {
-        let changed = Arc::downgrade(&self.changed);
-        Arc::new(move || {
-            if let Some(changed) = changed.upgrade() {
-                let _ = changed.try_send(());
-            }
-        })
-    }
-
-    /// No pod joins or leaves any more. Plugins wait for the next daemon's socket.
-    fn stop(self) {
-        let Self { changed, plugins, _subscription: subscription, thread } = self;
-        if let Some(plugins) = plugins {
-            plugins.abort();
-        }
-        drop((subscription, changed));
-        let _ = thread.join();
-    }
-}
-
-/// Until somebody or something ends it.
-#[expect(clippy::too_many_arguments, reason = "everything that has to be ended, once")]
-async fn live(
-    mut signals: Signals,
-    ends: &mut tokio::sync::mpsc::Receiver<supervise::Fatal>,
-    configuration: &Configuration,
-    readiness: &Readiness,
-    enroller: Enroller,
-    plane: &Arc<DataPlane>,
-    data: &DataRuntime,
-    deadline: Duration,
-) -> anyhow::Result<()> {
-    loop {
-        tokio::select! {
-            fatal = ends.recv() => {
-                let fatal = fatal.map_or_else(String::new, |f| format!("{}: {}", f.who, f.how));
-                bail!("an essential part of the daemon has ended ({fatal}); it ends too, and what \
-                       the kernel holds refuses connections until it is started again");
-            }
-            asked = signals.next() => match asked {
-                Asked::End => break,
-                Asked::Reread => {
-                    tracing::info!("SIGHUP: reading the configuration again");
-                    configuration.reread();
-                }
-            },
-        }
-    }
-    tracing::info!(?deadline, connections = plane.connections().len(), "draining");
-    readiness.draining();
-    let stopping = tokio::task::spawn_blocking(move || enroller.stop());
-    let plane = Arc::clone(plane);
-    let drained = data.handle().spawn(async move { plane.drain(deadline).await });
-    tokio::select! {
-        cut = drained => match cut {
-            Ok(0) => tracing::info!("drained"),
-            Ok(cut) => tracing::warn!(cut, "the deadline has passed; connections were cut"),
-            Err(error) => tracing::error!(%error, "draining failed"),
-        },
-        () = second(&mut signals) => tracing::warn!("second signal: ending at once"),
-    }
-    let _ = tokio::time::timeout(Duration::from_secs(1), stopping).await;
-    Ok(())
-}
-
-async fn second(signals: &mut Signals) {
-    while signals.next().await != Asked::End {}
 }

@@ -4,10 +4,14 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use fairlead_node::instance::Question;
 use fairlead_node::settings::{CheckOutput, Options, Settings};
 use fairlead_node::{check, clean, daemon};
 
 fn main() -> ExitCode {
+    if let Some(question) = Question::from_env() {
+        return question.ask();
+    }
     let options = Options::parse();
     let (cleans, checks, output) = (options.clean, options.check, options.output);
     match Settings::resolve(options) {

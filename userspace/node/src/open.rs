@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use fairlead_capture::{Capture, CaptureSettings, Feature, UnknownNetns as CaptureUnknown};
@@ -64,7 +65,8 @@ pub(crate) fn connection_bounds(wanted: usize, descriptors: u64) -> fairlead_pro
     fairlead_proxy::Settings { connections, connections_per_pod }
 }
 
-pub(crate) fn capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
+/// Opens capture; `beside` a daemon that is about to hand over.
+pub(crate) fn capture(settings: &Settings, beside: bool) -> anyhow::Result<Arc<Capture>> {
     let cgroup_root = match &settings.capture.cgroup_root {
         Some(root) => root.clone(),
         None => fairlead_capture::cgroup2_root().context(
@@ -72,7 +74,8 @@ pub(crate) fn capture(settings: &Settings) -> anyhow::Result<Arc<Capture>> {
              with --cgroup-root",
         )?,
     };
-    let capture = Capture::open(CaptureSettings {
+    let open = if beside { Capture::open_beside } else { Capture::open };
+    let capture = open(CaptureSettings {
         pin_dir: settings.capture.pin_dir.clone(),
         pods_cgroup: settings.capture.pods_cgroup.clone(),
         unknown_netns: match settings.capture.unknown_netns {
@@ -141,6 +144,39 @@ pub(crate) fn configuration(
         Source::Directory(dir) => Configuration::start(dir, &settings.node, supervisor),
         Source::Controller(controller) => {
             Configuration::follow(controller, &settings.node, supervisor)
+        }
+    }
+}
+
+/// Where the daemon answers over TCP.
+pub(crate) struct Doors {
+    pub(crate) admin: StdListener,
+    pub(crate) metrics: Option<StdListener>,
+}
+
+/// How long the addresses of a daemon that has handed over may take to be free.
+const DOORS_PATIENCE: Duration = Duration::from_secs(5);
+const DOORS_RETRY: Duration = Duration::from_millis(10);
+
+impl Doors {
+    /// Binds the addresses of the settings.
+    pub(crate) fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let admin = listener(settings.admin, "admin", "--admin")?;
+        let metrics = settings
+            .metrics
+            .map(|address| listener(address, "metrics", "--metrics-address"))
+            .transpose()?;
+        Ok(Self { admin, metrics })
+    }
+
+    /// The same when another daemon is letting go of them.
+    pub(crate) fn take_over(settings: &Settings) -> anyhow::Result<Self> {
+        let until = Instant::now() + DOORS_PATIENCE;
+        loop {
+            match Self::open(settings) {
+                Err(_) if Instant::now() < until => std::thread::sleep(DOORS_RETRY),
+                doors => return doors,
+            }
         }
     }
 }

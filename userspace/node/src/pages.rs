@@ -78,6 +78,12 @@ pub fn open_pages(shown: &Shown) -> Pages {
 }
 
 fn ready(shown: &Shown, _: &Query) -> Reply {
+    let (status, text) = stands(shown);
+    Reply::text(status, text)
+}
+
+/// What `/ready` says.
+pub(crate) fn stands(shown: &Shown) -> (u16, String) {
     let phase = shown.readiness.get();
     let (mut status, mut text) = phase.answer(&shown.sources.report.lock().unenrolled);
     if let Some(controller) = &shown.sources.controller {
@@ -89,7 +95,7 @@ fn ready(shown: &Shown, _: &Query) -> Reply {
         }
         text.push_str(&format!("{}\n", facts.words()));
     }
-    Reply::text(status, text)
+    (status, text)
 }
 
 fn metrics(shown: &Shown, _: &Query) -> Reply {

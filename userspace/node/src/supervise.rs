@@ -9,6 +9,7 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 /// What ended, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,21 +37,22 @@ impl Supervisor {
         (Self { fatal }, ends)
     }
 
-    /// Runs a task that must not end.
+    /// Runs a task that must not end, unless it is aborted.
     pub fn task(
         &self,
         runtime: &Handle,
         who: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
-    ) {
+    ) -> AbortHandle {
         let this = self.clone();
-        runtime.spawn(async move {
+        let task = runtime.spawn(async move {
             let how = match AssertUnwindSafe(task).catch_unwind().await {
                 Ok(()) => "it ended".to_owned(),
                 Err(panic) => words(panic.as_ref()),
             };
             this.end(who, how);
         });
+        task.abort_handle()
     }
 
     /// Runs a thread that may end, but must not panic.
@@ -82,7 +84,8 @@ impl Supervisor {
         }
     }
 
-    fn end(&self, who: &'static str, how: String) {
+    /// Says that something has ended that the daemon cannot do without.
+    pub(crate) fn end(&self, who: &'static str, how: String) {
         tracing::error!(who, how, "an essential part of the daemon has ended");
         // Full: others have ended before. Closed: the daemon is ending already.
         let _ = self.fatal.try_send(Fatal { who, how });

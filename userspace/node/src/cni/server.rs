@@ -1,18 +1,18 @@
 //! The socket.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use fairlead_wire::cni::{MAX_LINE, Response, read_request, write_line};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
 use super::Answers;
+use crate::unix_socket::OwnSocket;
 
 /// Plugins that are served at the same time: kubelet starts a handful of pods at once.
 const MAX_CLIENTS: usize = 128;
@@ -21,44 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens for plugins. Dropping it takes the socket away, which plugins notice.
+/// Listens for plugins. Dropping it takes the socket away, which plugins notice, unless a later
+/// daemon has taken its path.
 #[derive(Debug)]
-pub struct Server {
-    listener: UnixListener,
-    _socket: Socket,
-}
-
-/// The socket's file, for as long as it is ours.
-#[derive(Debug)]
-struct Socket(PathBuf);
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
+pub struct Server(OwnSocket);
 
 impl Server {
-    /// Listens at `path`; what an earlier daemon left there goes. Needs a tokio runtime around it.
+    /// Listens at `path`, in place of an earlier daemon. Needs a tokio runtime around it.
     ///
     /// # Errors
     /// The socket cannot be made.
     pub fn bind(path: &Path) -> anyhow::Result<Self> {
-        let wrong = || format!("the CNI socket {} (--cni-socket)", path.display());
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).with_context(wrong)?;
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(wrong);
-            }
-            _ => {}
-        }
-        let listener = UnixListener::bind(path).with_context(wrong)?;
-        let socket = Socket(path.to_owned());
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-            .with_context(wrong)?;
-        Ok(Self { listener, _socket: socket })
+        let socket = OwnSocket::bind(path)
+            .with_context(|| format!("the CNI socket {} (--cni-socket)", path.display()))?;
+        Ok(Self(socket))
     }
 
     /// Answers until it is dropped.
@@ -67,7 +43,7 @@ impl Server {
         let answers = Arc::new(answers);
         loop {
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-            match self.listener.accept().await {
+            match self.0.listener().accept().await {
                 Ok((stream, _)) => {
                     let answers = Arc::clone(&answers);
                     tokio::spawn(async move {

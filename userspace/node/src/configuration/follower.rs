@@ -43,7 +43,11 @@ pub(super) struct Follower {
 impl Follower {
     /// A follower whose snapshot is empty, and where that is.
     pub(super) fn new(node: &str, form: Form) -> Self {
-        let compiler = Compiler::new(CompilerSettings::new(node));
+        Self::compiling(CompilerSettings::new(node), form)
+    }
+
+    fn compiling(settings: CompilerSettings, form: Form) -> Self {
+        let compiler = Compiler::new(settings);
         let root = Arc::clone(&compiler.snapshot().mesh.root_namespace);
         let snapshots = SnapshotHandle::new(Arc::clone(compiler.snapshot()));
         Self {
@@ -56,6 +60,13 @@ impl Follower {
             settings_namespace: Arc::clone(&root),
             root,
         }
+    }
+
+    /// The same, with the mesh's settings and policies in this namespace.
+    pub(super) fn with_root(node: &str, form: Form, root_namespace: &str) -> Self {
+        let mut settings = CompilerSettings::new(node);
+        root_namespace.clone_into(&mut settings.mesh.root_namespace);
+        Self::compiling(settings, form)
     }
 
     pub(super) fn snapshots(&self) -> &SnapshotHandle {

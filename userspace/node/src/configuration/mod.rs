@@ -70,7 +70,7 @@ impl Configuration {
         node: &str,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
-        let follower = Follower::new(node, Form::Objects);
+        let follower = Follower::with_root(node, Form::Objects, &settings.root_namespace);
         let snapshots = follower.snapshots().clone();
         let report = Arc::clone(follower.report());
         let controller = Controller::start(settings, node, follower, supervisor)?;
@@ -96,6 +96,20 @@ impl Configuration {
     #[must_use]
     pub fn report(&self) -> Arc<Mutex<Report>> {
         Arc::clone(&self.report)
+    }
+
+    /// Leaves what is kept on disk to another daemon.
+    pub async fn let_state_go(&self) {
+        if let Source::Controller(controller) = &self.source {
+            controller.let_state_go().await;
+        }
+    }
+
+    /// The reverse of [`Configuration::let_state_go`].
+    pub async fn take_state_up(&self) {
+        if let Source::Controller(controller) = &self.source {
+            controller.take_state_up().await;
+        }
     }
 
     /// Looks at every file again now, or at the controller's address.

@@ -102,6 +102,13 @@ impl Enrolment {
         }
     }
 
+    /// The same with a table that others have already.
+    #[must_use]
+    pub fn with_table(mut self, table: Table) -> Self {
+        self.table = table;
+        self
+    }
+
     /// Told after each pass, when the table is up to date.
     #[must_use]
     pub fn passes(&self) -> watch::Receiver<u64> {

@@ -48,6 +48,10 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// Where metrics and probes are served beside it.
     pub metrics: Option<SocketAddr>,
+    /// Where this daemon hands over to one that is started beside it.
+    pub handover: Option<PathBuf>,
+    /// Where it tells probes how it stands, whoever else has the addresses.
+    pub instance: Option<PathBuf>,
     /// Threads and the end.
     pub run: RunSettings,
     /// What is logged.
@@ -72,6 +76,8 @@ pub struct ControllerSettings {
     pub state_dir: PathBuf,
     /// Name of the cluster.
     pub cluster_id: String,
+    /// Namespace of the mesh's settings.
+    pub root_namespace: String,
     /// Connections to unknown private addresses while it does not answer.
     pub unanswered: Unanswered,
 }
@@ -210,8 +216,8 @@ impl Settings {
             run,
             log,
             settings: _,
-            clean: _,
             check: _,
+            clean: _,
             output: _,
         } = options;
         let node = match node.or_else(|| std::env::var("NODE_NAME").ok()) {
@@ -243,6 +249,10 @@ impl Settings {
             },
             admin: admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15000))),
             metrics: metrics_address,
+            handover: run
+                .handover_socket
+                .or_else(|| in_cluster.then(|| crate::handover::SOCKET.into())),
+            instance: run.instance_socket,
             run: RunSettings {
                 workers: run.workers.unwrap_or(1),
                 drain: run.drain.map_or(Duration::from_secs(30), |s| s.0),
@@ -358,6 +368,7 @@ fn sources(
             service: service(address),
             state_dir,
             cluster_id: controller.cluster_id.unwrap_or_else(|| "Kubernetes".into()),
+            root_namespace: controller.root_namespace.unwrap_or_else(|| "istio-system".into()),
             unanswered: controller.unanswered.unwrap_or_default(),
         }),
     };

@@ -151,6 +151,11 @@ pub struct ControllerOptions {
     #[arg(long, value_name = "NAME", env = "FAIRLEAD_CLUSTER_ID")]
     pub cluster_id: Option<String>,
 
+    /// Namespace of the mesh's settings (ConfigMap istio) and of policies for the whole mesh, as the
+    /// controller has it [default: istio-system]
+    #[arg(long, value_name = "NAME", env = "FAIRLEAD_ROOT_NAMESPACE")]
+    pub root_namespace: Option<String>,
+
     /// Whether certificates and their keys are kept in the state directory too (mode 0600), so
     /// that a daemon that starts without its certificate authority can serve [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true",
@@ -263,6 +268,17 @@ pub struct RunOptions {
     #[arg(long, value_name = "DURATION", env = "FAIRLEAD_DRAIN")]
     pub drain: Option<Span>,
 
+    /// Where a daemon that is started while this one runs takes over from it, so that no
+    /// connection is refused [default: /run/fairlead/handover.sock with a controller, nowhere
+    /// without]
+    #[arg(long, value_name = "PATH", env = "FAIRLEAD_HANDOVER_SOCKET")]
+    pub handover_socket: Option<PathBuf>,
+
+    /// Where `fairlead-node ready` asks this very process, whoever has the addresses
+    /// [default: nowhere]
+    #[arg(long, value_name = "PATH", env = "FAIRLEAD_INSTANCE_SOCKET")]
+    pub instance_socket: Option<PathBuf>,
+
     /// Connections carried at the same time; one more is refused [default: 250000, or what the
     /// limit of descriptors allows]
     #[arg(long, value_name = "N", env = "FAIRLEAD_MAX_CONNECTIONS")]
@@ -356,6 +372,8 @@ impl Options {
             run: RunOptions {
                 workers: self.run.workers.or(file.run.workers),
                 drain: self.run.drain.or(file.run.drain),
+                handover_socket: self.run.handover_socket.or(file.run.handover_socket),
+                instance_socket: self.run.instance_socket.or(file.run.instance_socket),
                 max_connections: self.run.max_connections.or(file.run.max_connections),
             },
             log: LogOptions {
@@ -375,6 +393,7 @@ impl ControllerOptions {
             token_file: self.token_file.or(file.token_file),
             state_dir: self.state_dir.or(file.state_dir),
             cluster_id: self.cluster_id.or(file.cluster_id),
+            root_namespace: self.root_namespace.or(file.root_namespace),
             keep_certificates: self.keep_certificates.or(file.keep_certificates),
             unanswered: self.unanswered.or(file.unanswered),
         }

@@ -120,6 +120,7 @@ fn a_controller_takes_the_place_of_directories() {
             service: service.clone(),
             state_dir: "/state".into(),
             cluster_id: "one".into(),
+            root_namespace: "istio-system".into(),
             unanswered: Unanswered::Pass,
         })
     );

@@ -94,9 +94,7 @@ impl Transport {
     }
 
     async fn place(&self, target: &Target) -> Result<Place, TransportError> {
-        if *self.draining.borrow() {
-            return Err(TransportError::Draining);
-        }
+        // Also while draining: what was accepted before has its requests answered.
         self.pool.place(target, &self.identity).await
     }
 
@@ -330,7 +328,7 @@ impl Transport {
         self.inbound.load(Ordering::Acquire)
     }
 
-    /// Ends in an orderly way: no new streams in either direction, GOAWAY to the peers, and up
+    /// Ends in an orderly way: no new streams of the peers, GOAWAY to them, and up
     /// to `deadline` for what is under way. Returns how many inbound sessions were still open.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.draining.send_replace(true);

@@ -52,6 +52,7 @@ pub struct Controller {
     lookups: Arc<Lookups>,
     reconnect: Arc<Notify>,
     stop: watch::Sender<bool>,
+    hold: Option<state::Hold>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -76,6 +77,7 @@ impl Controller {
                     settings.state_dir.display()
                 )
             })?;
+        let hold = Some(keeper.hold());
         let (ask, asked) = mpsc::channel(LOOKUPS_WAITING);
         let lookups = Arc::new(Lookups::new(ask, status.clone(), settings.unanswered));
         let reconnect = Arc::new(Notify::new());
@@ -95,7 +97,7 @@ impl Controller {
         let thread = supervisor
             .thread("controller", move || runtime.block_on(follow(core, keeper, links)))
             .context("starting the thread of the controller's stream")?;
-        Ok(Self { status, bundle, lookups, reconnect, stop, thread: Some(thread) })
+        Ok(Self { status, bundle, lookups, reconnect, stop, hold, thread: Some(thread) })
     }
 
     /// How the node stands with the controller.
@@ -116,6 +118,21 @@ impl Controller {
         Arc::clone(&self.lookups)
     }
 
+    /// Leaves the state directory to another daemon; the stream goes on.
+    pub async fn let_state_go(&self) {
+        if let Some(hold) = &self.hold {
+            hold.let_go().await;
+        }
+    }
+
+    /// Keeps state again, and has everything sent for it.
+    pub async fn take_state_up(&self) {
+        if let Some(hold) = &self.hold {
+            hold.take_up().await;
+            self.reconnect();
+        }
+    }
+
     /// Opens the stream anew.
     pub fn reconnect(&self) {
         self.reconnect.notify_one();
@@ -125,6 +142,8 @@ impl Controller {
 impl Drop for Controller {
     fn drop(&mut self) {
         self.stop.send_replace(true);
+        // The thread that writes ends when nobody has anything for it.
+        self.hold = None;
         if let Some(thread) = self.thread.take() {
             // A panic has been told by the supervisor.
             let _ = thread.join();

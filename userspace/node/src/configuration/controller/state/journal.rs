@@ -40,8 +40,8 @@ pub(crate) struct Journal {
     as_of: SystemTime,
     /// A new file that takes the place of an older one with its first commit.
     unborn: bool,
-    /// Held as long as the daemon lives.
-    _lock: File,
+    /// Held until another daemon is to have the directory.
+    lock: Option<File>,
 }
 
 fn micros(time: SystemTime) -> u64 {
@@ -91,7 +91,7 @@ impl Journal {
                     staged: Vec::new(),
                     staged_trust: None,
                     unborn: false,
-                    _lock: lock,
+                    lock: Some(lock),
                 };
                 journal.rollback()?;
                 Ok((journal, None))
@@ -117,7 +117,7 @@ impl Journal {
                     staged: Vec::new(),
                     staged_trust: None,
                     unborn: true,
-                    _lock: lock,
+                    lock: Some(lock),
                 };
                 Ok((journal, (!new).then_some(error)))
             }
@@ -293,6 +293,26 @@ impl Journal {
         self.file.sync_data()
     }
 
+    /// Leaves the directory to another daemon: nothing may be written after this.
+    ///
+    /// # Errors
+    /// What was begun cannot be taken back; the directory is left all the same.
+    pub(crate) fn let_go(&mut self) -> io::Result<()> {
+        let result = self.rollback().and_then(|()| self.sync());
+        self.lock = None;
+        result
+    }
+
+    /// Takes the directory again. Another may have written to it: everything has to begin anew.
+    ///
+    /// # Errors
+    /// It belongs to another.
+    pub(crate) fn take_up(&mut self) -> io::Result<()> {
+        let dir = self.path.parent().ok_or(io::ErrorKind::NotFound)?;
+        self.lock = Some(prepare(dir)?);
+        self.clear()
+    }
+
     /// Says that what is committed is current now.
     ///
     /// # Errors
@@ -322,7 +342,7 @@ impl Journal {
             staged: Vec::new(),
             staged_trust: None,
             unborn: false,
-            _lock: self._lock.try_clone()?,
+            lock: None,
         };
         let mut places: Vec<_> = self.contents.objects.iter().collect();
         places.sort_by_key(|(_, place)| place.offset);

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use fairlead_wire::config::{Key, Resource};
+use tokio::sync::oneshot;
 
 use super::journal::Journal;
 
@@ -31,6 +32,8 @@ enum Order {
     Rollback,
     Clear,
     Touch(SystemTime),
+    LetGo(oneshot::Sender<()>),
+    TakeUp(oneshot::Sender<()>),
 }
 
 /// Hands changes to the thread. Dropping it writes what is left and ends the thread.
@@ -44,6 +47,8 @@ pub(crate) struct Keeper {
 struct Shared {
     /// Something is missing on disk, and nothing more is added.
     lost: AtomicBool,
+    /// The directory is another daemon's.
+    gone: AtomicBool,
     bytes: AtomicU64,
 }
 
@@ -58,7 +63,7 @@ impl Keeper {
         shared.bytes.store(journal.contents().end, Ordering::Relaxed);
         let told = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
-            Writer { journal, shared: told, lost: false, unsynced: None }.run(&queue)
+            Writer { journal, shared: told, lost: false, gone: false, unsynced: None }.run(&queue)
         })?;
         Ok(Self { orders: Some(orders), shared, thread: Some(thread) })
     }
@@ -71,7 +76,12 @@ impl Keeper {
     /// Whether something is missing on disk. What is there stays as it was at its last commit, and
     /// gets older; it begins anew with [`Keeper::clear`] and everything after it.
     pub(crate) fn is_lost(&self) -> bool {
-        self.shared.lost.load(Ordering::Acquire)
+        self.shared.lost.load(Ordering::Acquire) && !self.shared.gone.load(Ordering::Acquire)
+    }
+
+    /// By which the directory is left to another daemon. It has to be dropped before this.
+    pub(crate) fn hold(&self) -> Hold {
+        Hold(self.orders.clone())
     }
 
     fn order(&self, order: Order) -> Result<(), Order> {
@@ -127,6 +137,33 @@ impl Keeper {
     }
 }
 
+/// Leaves the state directory to another daemon, and takes it up again.
+#[derive(Clone)]
+pub(crate) struct Hold(Option<SyncSender<Order>>);
+
+impl Hold {
+    /// Nothing is written any more, and the directory is free, when this is done.
+    pub(crate) async fn let_go(&self) {
+        self.order(Order::LetGo).await;
+    }
+
+    /// Writes again, if the directory is free; everything has to be sent once more.
+    pub(crate) async fn take_up(&self) {
+        self.order(Order::TakeUp).await;
+    }
+
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
+        let Some(orders) = self.0.clone() else { return };
+        let (done, told) = oneshot::channel();
+        let order = order(done);
+        // The queue may be full.
+        let sent = tokio::task::spawn_blocking(move || orders.send(order).is_ok()).await;
+        if sent.unwrap_or(false) {
+            let _ = told.await;
+        }
+    }
+}
+
 impl Drop for Keeper {
     fn drop(&mut self) {
         self.orders = None;
@@ -141,6 +178,8 @@ struct Writer {
     shared: Arc<Shared>,
     /// Nothing is written before everything is.
     lost: bool,
+    /// Nothing is written.
+    gone: bool,
     /// Since when something waits for [`Journal::sync`].
     unsynced: Option<Instant>,
 }
@@ -157,8 +196,10 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => self.sync(),
                 Err(RecvTimeoutError::Disconnected) => {
                     // A daemon that ends in order leaves what it knew.
-                    self.tell(|journal| journal.rollback());
-                    self.sync();
+                    if !self.gone {
+                        self.tell(|journal| journal.rollback());
+                        self.sync();
+                    }
                     return;
                 }
             }
@@ -174,7 +215,8 @@ impl Writer {
     }
 
     fn obey(&mut self, order: Order) {
-        if self.lost && !matches!(order, Order::Clear) {
+        let about_the_directory = matches!(order, Order::LetGo(_) | Order::TakeUp(_));
+        if !about_the_directory && (self.gone || (self.lost && !matches!(order, Order::Clear))) {
             return;
         }
         match order {
@@ -198,6 +240,30 @@ impl Writer {
             }
             Order::Touch(at) => {
                 let _ = self.journal.touch(at);
+            }
+            Order::LetGo(done) => {
+                if !self.gone {
+                    self.gone = true;
+                    self.unsynced = None;
+                    self.shared.gone.store(true, Ordering::Release);
+                    if let Err(error) = self.journal.let_go() {
+                        tracing::warn!(%error, "the last of the state may not be on disk");
+                    }
+                }
+                let _ = done.send(());
+            }
+            Order::TakeUp(done) => {
+                match self.journal.take_up() {
+                    Ok(()) => {
+                        self.gone = false;
+                        // What the other wrote is not known: everything has to come once more.
+                        self.lost = true;
+                        self.shared.lost.store(true, Ordering::Release);
+                        self.shared.gone.store(false, Ordering::Release);
+                    }
+                    Err(error) => tracing::error!(%error, "the state is not kept any more"),
+                }
+                let _ = done.send(());
             }
         }
         self.shared.bytes.store(self.journal.contents().end, Ordering::Relaxed);

@@ -14,7 +14,7 @@ mod keeper;
 
 pub(super) use format::{Identity, StateError, read, seal};
 pub(super) use journal::Journal;
-pub(super) use keeper::{Entry, Keeper};
+pub(super) use keeper::{Entry, Hold, Keeper};
 
 #[cfg(test)]
 mod tests;

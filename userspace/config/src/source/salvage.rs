@@ -25,7 +25,7 @@ pub(crate) fn salvage(key: &ObjectKey, node: &Node<'_>) -> Option<Resource> {
         ..ObjectMeta::default()
     };
     if key.kind == Kind::Namespace {
-        return Some(Namespace { metadata, ..Namespace::default() }.into());
+        return Some(Namespace { metadata }.into());
     }
     let mut pod = Pod { metadata, ..Pod::default() };
     let reason = "its Pod object is not valid, and no earlier version was";

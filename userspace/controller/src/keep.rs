@@ -32,7 +32,9 @@ pub(crate) async fn keep(
     let mut heard = false;
     loop {
         let mut failed = false;
-        if heard && leader.is_leader() {
+        // Asked once: leadership that comes between two questions would be missed for ever.
+        let leads = leader.is_leader();
+        if heard && leads {
             let want = wanted.borrow_and_update().clone();
             if let Some(want) = want
                 && !there.as_ref().is_some_and(|there| covers(there, &want))
@@ -65,7 +67,7 @@ pub(crate) async fn keep(
                 Err(error) => tracing::debug!(name, %error, "cannot be watched now"),
             },
             Ok(()) = wanted.changed() => {}
-            () = leader.gained(), if !leader.is_leader() => {}
+            () = leader.gained(), if !leads => {}
             () = sleep(5 * PAUSE), if failed => {}
         }
     }

@@ -75,13 +75,19 @@ impl KubeMesh {
     /// Something does not become ready.
     pub fn install(&self) -> Result<()> {
         let start = Instant::now();
+        let dir = manifests();
+        let all = self.kubectl(&["kustomize", dir.to_str().context("not UTF-8")?])?;
+        // The nodes' daemons wait for the controller's certificate, and kubelet waits longer each
+        // time that it is not there yet: the controller first.
+        let first: Vec<&str> =
+            all.split("\n---\n").filter(|text| !text.contains("\nkind: DaemonSet\n")).collect();
         // Definitions and the namespace take a moment until they can be used.
         eventually("the manifests are taken", READY, || {
-            self.apply_kustomization(&manifests()).map(Some)
+            self.apply(&first.join("\n---\n")).map(Some)
         })?;
-        for what in
-            ["deployment/fairlead-controller", "daemonset/fairlead-node", "daemonset/fairlead-cni"]
-        {
+        self.wait_rollout(SYSTEM, "deployment/fairlead-controller", READY)?;
+        self.apply_kustomization(&dir)?;
+        for what in ["daemonset/fairlead-node", "daemonset/fairlead-cni"] {
             self.wait_rollout(SYSTEM, what, READY)?;
         }
         eprintln!("the mesh was ready {:?} after kubectl apply", start.elapsed());

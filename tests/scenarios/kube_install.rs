@@ -1,0 +1,192 @@
+//! What the mesh may do on a cluster, exactly; and that uninstalling it leaves nothing on the nodes.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use fairlead_tests::cluster::{Cluster, ClusterOptions, app_pod};
+use fairlead_tests::eventually;
+use fairlead_tests::kube::{KubeMesh, READY, SYSTEM, manifests};
+
+/// The controller's rights everywhere: resources, names, verbs.
+const EVERYWHERE: &str = "\
+*.extensions.istio.io [] [get list watch]
+*.networking.istio.io [] [get list watch]
+*.security.istio.io [] [get list watch]
+*.telemetry.istio.io [] [get list watch]
+authorizationpolicies.security.istio.io/status [] [get patch update]
+customresourcedefinitions.apiextensions.k8s.io [] [get list watch]
+destinationrules.networking.istio.io/status [] [get patch update]
+endpointslices.discovery.k8s.io [] [get list watch]
+envoyfilters.networking.istio.io/status [] [get patch update]
+events.events.k8s.io [] [create patch]
+gateways.networking.istio.io/status [] [get patch update]
+namespaces [] [get list watch]
+nodes [] [get list watch]
+peerauthentications.security.istio.io/status [] [get patch update]
+pods [] [get list watch]
+proxyconfigs.networking.istio.io/status [] [get patch update]
+requestauthentications.security.istio.io/status [] [get patch update]
+serviceaccounts [] [get list watch]
+serviceentries.networking.istio.io/status [] [get patch update]
+services [] [get list watch]
+sidecars.networking.istio.io/status [] [get patch update]
+telemetries.telemetry.istio.io/status [] [get patch update]
+tokenreviews.authentication.k8s.io [] [create]
+trafficextensions.extensions.istio.io/status [] [get patch update]
+validatingwebhookconfigurations.admissionregistration.k8s.io [] [list watch]
+validatingwebhookconfigurations.admissionregistration.k8s.io [fairlead-validator] [get patch update]
+virtualservices.networking.istio.io/status [] [get patch update]
+wasmplugins.extensions.istio.io/status [] [get patch update]
+workloadentries.networking.istio.io/status [] [get patch update]
+workloadgroups.networking.istio.io/status [] [get patch update]";
+
+/// What it may do in its own namespace beside that.
+const AT_HOME: &str = "\
+configmaps [] [get list watch create]
+configmaps [fairlead-ca-root-cert] [patch update]
+leases.coordination.k8s.io [] [create]
+leases.coordination.k8s.io [fairlead-controller] [get patch update]
+secrets [] [list watch create]
+secrets [cacerts] [get patch update]
+secrets [fairlead-ca-secret] [get patch update]";
+
+/// The CNI plugin's, while the daemon does not answer.
+const PLUGIN: &str = "namespaces [] [get]\npods [] [get]";
+
+/// Capabilities of each container that runs as root.
+const CAPABILITIES: [(&str, &[&str]); 2] = [
+    ("fairlead-node", &["BPF", "PERFMON", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]),
+    ("fairlead-cni", &[]),
+];
+
+#[test]
+fn least_rights_and_nothing_left_after_uninstalling() -> Result<()> {
+    let mesh = KubeMesh::without_mesh(&ClusterOptions::default())?;
+    let before = [traces(&mesh, 1)?, traces(&mesh, 2)?];
+    mesh.install()?;
+    rights(&mesh)?;
+    capabilities(&mesh)?;
+    mesh.namespace("shop", "istio.io/dataplane-mode: ambient")?;
+    let echo = ["echo", "--http", "8080"];
+    mesh.apply(&format!(
+        "{}{}",
+        app_pod("server", "shop", &mesh.node_name(1), &echo),
+        app_pod("client", "shop", &mesh.node_name(2), &echo),
+    ))?;
+    mesh.ready("shop")?;
+    let url = format!("http://{}:8080/", mesh.pod_ip("shop", "server")?);
+    mesh.until_meshed("shop", "client", &url, true)?;
+    for (node, before) in [1, 2].into_iter().zip(&before) {
+        let with = traces(&mesh, node)?;
+        ensure!(with.iter().any(|line| line.contains("/sys/fs/bpf/fairlead")), "{with:?}");
+        ensure!(with.len() > before.len(), "{with:?}");
+    }
+    uninstall(&mesh)?;
+    for (node, before) in [1, 2].into_iter().zip(&before) {
+        let after = traces(&mesh, node)?;
+        let more: Vec<_> = after.difference(before).collect();
+        let less: Vec<_> = before.difference(&after).collect();
+        ensure!(more.is_empty() && less.is_empty(), "node {node}: more {more:?}, less {less:?}");
+    }
+    // The pods go on as they were before: no restart, no mesh.
+    mesh.until_meshed("shop", "client", &url, false)?;
+    ensure!(mesh.restarts("shop", "client")? == 0 && mesh.restarts("shop", "server")? == 0);
+    let left = mesh.kubectl(&[
+        "get",
+        "clusterroles,clusterrolebindings,priorityclasses,validatingwebhookconfigurations,\
+         customresourcedefinitions,namespaces",
+        "-o",
+        "name",
+    ])?;
+    let ours: Vec<_> =
+        left.lines().filter(|l| l.contains("fairlead") || l.contains("istio")).collect();
+    ensure!(ours.is_empty(), "{ours:?}");
+    // And pods start without the plugin.
+    mesh.apply(&app_pod("late", "shop", &mesh.node_name(1), &echo))?;
+    mesh.wait("shop", &["pod/late"], "condition=Ready", READY)
+}
+
+/// What an account may do beside what every account may.
+fn may(mesh: &KubeMesh, namespace: &str, account: &str) -> Result<BTreeSet<String>> {
+    let list = |account: &str| -> Result<BTreeSet<String>> {
+        let who = format!("--as=system:serviceaccount:{SYSTEM}:{account}");
+        let args = ["auth", "can-i", "--list", "--no-headers", "-n", namespace, &who];
+        let table = mesh.kubectl(&args)?;
+        // Resources (nothing for URLs), URLs, names, verbs.
+        let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(table.lines().map(|text| line(text).replacen(" [] ", " ", 1)).collect())
+    };
+    Ok(list(account)?.difference(&list("default")?).cloned().collect())
+}
+
+fn rights(mesh: &KubeMesh) -> Result<()> {
+    let lines = |texts: &[&str]| -> BTreeSet<String> {
+        let all = texts.iter().flat_map(|text| text.lines());
+        all.map(str::to_owned).collect()
+    };
+    for (account, namespace, expected) in [
+        ("fairlead-controller", "default", lines(&[EVERYWHERE])),
+        ("fairlead-controller", SYSTEM, lines(&[EVERYWHERE, AT_HOME])),
+        ("fairlead-cni", SYSTEM, lines(&[PLUGIN])),
+        ("fairlead-node", SYSTEM, lines(&[])),
+    ] {
+        let found = may(mesh, namespace, account)?;
+        let more: Vec<_> = found.difference(&expected).collect();
+        let less: Vec<_> = expected.difference(&found).collect();
+        ensure!(
+            more.is_empty() && less.is_empty(),
+            "{account} in {namespace}: more {more:?}, less {less:?}"
+        );
+    }
+    Ok(())
+}
+
+fn capabilities(mesh: &KubeMesh) -> Result<()> {
+    for (name, expected) in CAPABILITIES {
+        let set = mesh.json(&["get", "daemonset", name, "-n", SYSTEM])?;
+        let spec = &set["spec"]["template"]["spec"];
+        for container in spec["containers"].as_array().context("no containers")? {
+            let security = &container["securityContext"];
+            ensure!(security["readOnlyRootFilesystem"] == true, "{name}: {security}");
+            ensure!(security["privileged"].as_bool() != Some(true), "{name}: {security}");
+            ensure!(security["capabilities"]["drop"][0] == "ALL", "{name}: {security}");
+            let added = security["capabilities"]["add"].as_array().cloned().unwrap_or_default();
+            ensure!(added == *expected, "{name}: {security}");
+        }
+    }
+    let deployment = mesh.json(&["get", "deployment", "fairlead-controller", "-n", SYSTEM])?;
+    let spec = &deployment["spec"]["template"]["spec"];
+    ensure!(spec["securityContext"]["runAsNonRoot"] == true, "{spec}");
+    ensure!(spec["hostNetwork"].as_bool() != Some(true), "{spec}");
+    Ok(())
+}
+
+/// The steps of docs/kubernetes.md.
+fn uninstall(mesh: &KubeMesh) -> Result<()> {
+    let steps = manifests().join("uninstall");
+    let steps = steps.to_str().context("not UTF-8")?;
+    let all = manifests();
+    let all = all.to_str().context("not UTF-8")?;
+    mesh.kubectl(&["delete", "daemonset", "-n", SYSTEM, "fairlead-cni", "fairlead-node"])?;
+    mesh.kubectl(&["apply", "-k", steps])?;
+    mesh.wait_rollout(SYSTEM, "daemonset/fairlead-uninstall", READY)?;
+    mesh.kubectl(&["delete", "-k", steps])?;
+    mesh.kubectl(&["delete", "-k", all])?;
+    eventually("the namespace is gone", READY, || {
+        let all = mesh.kubectl(&["get", "namespaces", "-o", "name"])?;
+        ensure!(!all.contains(SYSTEM), "still there");
+        Ok(Some(()))
+    })
+}
+
+/// What of a node an installation could leave behind: pins, the runtime's configuration and
+/// plugins with what is in them, state, sockets, rules, and programs on its cgroups.
+fn traces(cluster: &Cluster, node: usize) -> Result<BTreeSet<String>> {
+    let script = "\
+        find /sys/fs/bpf /var/lib/fairlead /run/fairlead ! -type d 2>/dev/null; \
+        find /etc/cni/net.d /opt/cni/bin -type f -exec md5sum {} +; \
+        nft list ruleset | grep -i fairlead; ip rule | grep -v 'from all lookup'; \
+        ip -o link | cut -d' ' -f2 | grep -i fairlead; true";
+    let text = cluster.on_node(node, &["sh", "-c", script])?;
+    Ok(text.lines().map(str::to_owned).collect())
+}

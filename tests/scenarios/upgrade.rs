@@ -223,8 +223,8 @@ fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> 
         let before = bed.mesh.output(0).matches("again=true").count();
         bed.spawn(0, 1)?;
         // At different moments: before anything, and when some pods are taken.
-        if attempt <= 4 {
-            std::thread::sleep(Duration::from_millis(attempt * 40));
+        if attempt <= 2 {
+            std::thread::sleep(Duration::from_millis(attempt * 25));
         } else {
             // Without a pause: the whole take-over is over in a tenth of a second.
             let started = Instant::now();

@@ -96,6 +96,7 @@ impl Parts {
             identity: Arc::clone(&self.identity),
             control: self.control.clone(),
             capture: Arc::clone(&self.capture),
+            plane: Arc::clone(&self.plane),
         });
         let supervisor = self.supervisor.clone();
         let thread = self
@@ -154,6 +155,7 @@ struct Taking {
     identity: Arc<IdentityStore>,
     control: Handle,
     capture: Arc<Capture>,
+    plane: Arc<DataPlane>,
 }
 
 impl Taking {
@@ -161,9 +163,12 @@ impl Taking {
         self.certificates();
         self.successor.take()?;
         let started = Instant::now();
+        self.plane.hold();
         loop {
             let now = Instant::now();
             let next = enrolment.pass(now);
+            // Whoever is not found at once is not waited for.
+            self.plane.serve();
             let left = self.capture.leftovers()?;
             if left.is_empty() {
                 break;

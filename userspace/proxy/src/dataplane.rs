@@ -115,18 +115,39 @@ impl DataPlane {
         for listener in from_pod {
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
             let stop = pod.stop.subscribe();
-            self.runtime.spawn(accept::run(listener, stop, move |tcp, peer| {
+            self.accept(accept::run(listener, stop, move |tcp, peer| {
                 tokio::spawn(outbound::serve(shared.clone(), pod.clone(), tcp, peer));
             }));
         }
         for listener in to_pod {
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
             let stop = pod.stop.subscribe();
-            self.runtime.spawn(accept::run(listener, stop, move |tcp, _| {
+            self.accept(accept::run(listener, stop, move |tcp, _| {
                 tokio::spawn(inbound::serve(shared.clone(), pod.clone(), tcp));
             }));
         }
         Ok(())
+    }
+
+    fn accept(&self, run: impl Future<Output = ()> + Send + 'static) {
+        let mut accepting = self.shared.accepting.subscribe();
+        self.runtime.spawn(async move {
+            // Without a sender there is nothing to wait for.
+            let _ = accepting.wait_for(|accepting| *accepting).await;
+            run.await;
+        });
+    }
+
+    /// Has connections of pods that are added from now on wait in the kernel until
+    /// [`DataPlane::serve`]: while pods are taken over one by one, what comes to the first may be
+    /// for the last, whose namespace is not ours to use yet.
+    pub fn hold(&self) {
+        self.shared.accepting.send_replace(false);
+    }
+
+    /// The end of [`DataPlane::hold`].
+    pub fn serve(&self) {
+        self.shared.accepting.send_replace(true);
     }
 
     /// Ends the accept loops of a pod. Its connections go on until they end by themselves.

@@ -98,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// `true` once the daemon drains.
     pub(crate) draining: watch::Sender<bool>,
+    /// `false` while connections are to wait in the kernel.
+    pub(crate) accepting: watch::Sender<bool>,
     pods: ArcSwap<HashMap<WorkloadId, Arc<Pod>>>,
     connections: AtomicUsize,
     server_first: RwLock<HashSet<SocketAddr>>,
@@ -150,6 +152,7 @@ impl Shared {
             labels: LabelCache::default(),
             counters,
             draining: watch::Sender::new(false),
+            accepting: watch::Sender::new(true),
             pods: ArcSwap::default(),
             connections: AtomicUsize::new(0),
             server_first: RwLock::default(),

@@ -86,6 +86,15 @@ pub(super) async fn run<H: InboundHandler>(
     }
 }
 
+/// Whether it is an address as capture gives them to its own sockets, which no pod has: 127.0.0.0/8
+/// or ::/96.
+fn is_of_no_network(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.segments().iter().take(6).all(|segment| *segment == 0),
+    }
+}
+
 /// Checks what a stream says against what its session has proven.
 pub(super) fn classify(
     peer: &Arc<Peer>,
@@ -114,7 +123,7 @@ pub(super) fn classify(
             let client = meta::parse_address(&parts.headers, &meta::CLIENT)
                 .ok_or(bad("fairlead-client is missing or malformed"))?;
             let mut client = ClientAddr::canonical(client);
-            if client.ip().is_loopback() {
+            if is_of_no_network(client.ip()) {
                 // Of a pod that has just started, its node knows the address a moment later.
                 // Where the session comes from is proven; only the port is taken from the claim.
                 client = ClientAddr(SocketAddr::new(peer.addr.ip(), client.port()));

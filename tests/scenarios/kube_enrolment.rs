@@ -262,6 +262,9 @@ fn init_containers(mesh: &KubeMesh) -> Result<()> {
     mesh.wait(NS, &["pod/early"], "condition=Ready", READY)?;
     let told = mesh.kubectl(&["logs", "-n", NS, "early", "-c", "init"])?;
     ensure!(told.contains(&spiffe("early")), "{told}");
-    ensure!(mesh.restarts(NS, "early")? == 0, "the container failed at first");
+    if mesh.restarts(NS, "early")? != 0 {
+        let first = mesh.kubectl(&["logs", "-n", NS, "early", "-c", "init", "--previous"]);
+        anyhow::bail!("the container failed at first: {first:?}\n{}", mesh.node_log(2)?);
+    }
     Ok(())
 }

@@ -171,7 +171,7 @@ fn uninstall(mesh: &KubeMesh) -> Result<()> {
     mesh.kubectl(&["apply", "-k", steps])?;
     mesh.wait_rollout(SYSTEM, "daemonset/fairlead-uninstall", READY)?;
     mesh.kubectl(&["delete", "-k", steps])?;
-    mesh.kubectl(&["delete", "-k", all])?;
+    mesh.kubectl(&["delete", "--ignore-not-found", "-k", all])?;
     eventually("the namespace is gone", READY, || {
         let all = mesh.kubectl(&["get", "namespaces", "-o", "name"])?;
         ensure!(!all.contains(SYSTEM), "still there");
@@ -185,7 +185,7 @@ fn traces(cluster: &Cluster, node: usize) -> Result<BTreeSet<String>> {
     let script = "\
         find /sys/fs/bpf /var/lib/fairlead /run/fairlead ! -type d 2>/dev/null; \
         find /etc/cni/net.d /opt/cni/bin -type f -exec md5sum {} +; \
-        nft list ruleset | grep -i fairlead; ip rule | grep -v 'from all lookup'; \
+        nft list tables | grep -i fairlead; ip rule | grep -v 'from all lookup'; \
         ip -o link | cut -d' ' -f2 | grep -i fairlead; true";
     let text = cluster.on_node(node, &["sh", "-c", script])?;
     Ok(text.lines().map(str::to_owned).collect())

@@ -137,7 +137,7 @@ fn imitations_of_probes_are_refused(mesh: &KubeMesh) -> Result<()> {
     let claim = ["ip", "address", "add", &format!("{node}/32"), "dev", "lo"];
     mesh.in_netns(1, "outside", "plain", &claim)?;
     let to = format!("{}:8080", mesh.pod_ip("locked", "http")?);
-    let source = format!("--source={node}");
+    let source = format!("--source={node}:0");
     let command = [
         "/usr/local/bin/fairlead-apps",
         "send",

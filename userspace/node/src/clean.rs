@@ -13,7 +13,8 @@ use crate::open;
 use crate::settings::{Settings, Source};
 
 /// What the daemon keeps in its state directory.
-const KEPT: [&str; 3] = ["configuration.state", "configuration.state.refused", "identities"];
+const KEPT: [&str; 4] =
+    ["configuration.state", "configuration.state.refused", "identities", ".lock"];
 
 /// Takes away what daemons left on this node.
 #[must_use]

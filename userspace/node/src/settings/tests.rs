@@ -59,6 +59,8 @@ fn every_flag_reaches_its_setting() {
         "--kernel-log",
         "--workers=2",
         "--drain=1m30s",
+        "--handover-socket=/run/h.sock",
+        "--instance-socket=/run/i.sock",
         "--max-connections=9",
         "--log-level=debug",
         "--log-format=json",
@@ -83,6 +85,8 @@ fn every_flag_reaches_its_setting() {
         },
         admin: "[::1]:9".parse().unwrap(),
         metrics: Some("0.0.0.0:10".parse().unwrap()),
+        handover: Some("/run/h.sock".into()),
+        instance: Some("/run/i.sock".into()),
         run: RunSettings { workers: 2, drain: Duration::from_secs(90), max_connections: 9 },
         log: LogSettings {
             level: "debug".into(),
@@ -109,6 +113,7 @@ fn a_controller_takes_the_place_of_directories() {
     let pods = settings.pods.as_ref().unwrap();
     assert_eq!(pods.cni_socket, std::path::Path::new("/run/fairlead/cni.sock"));
     assert_eq!(pods.proc, std::path::Path::new("/host/proc"));
+    assert_eq!(settings.handover.as_deref(), Some("/run/fairlead/handover.sock".as_ref()));
     let service = ServiceSettings {
         address: "fairlead.istio-system.svc:15012".parse().unwrap(),
         ca_root: "/root.pem".into(),

@@ -175,7 +175,7 @@ fn network_policies_keep_their_meaning(mesh: &KubeMesh) -> Result<()> {
          ip daddr {server} tcp dport 8080 counter accept comment \"allowed\"\n\
          ip daddr {server} counter drop\n\
          ip saddr {client} tcp dport 8080 accept\n\
-         ip saddr {client} tcp counter drop\n\
+         ip saddr {client} meta l4proto tcp counter drop\n\
          }}\n}}\n",
         locked.join(", ")
     );

@@ -23,6 +23,7 @@ mod kube;
 mod kube_admission;
 mod kube_cni;
 mod kube_enrolment;
+mod kube_failures;
 mod kube_identity;
 mod kube_install;
 mod kube_source;

@@ -158,9 +158,8 @@ fn network_policies_keep_their_meaning(mesh: &KubeMesh) -> Result<()> {
     let server = mesh.pod_ip("net", "two-ports")?;
     let client = mesh.pod_ip("net", "client")?;
     let url = |port: u16| format!("http://{server}:{port}/");
-    // Not 8081: as with policy engines, what is open already goes on, and that is the session that
-    // would carry further connections to that port.
-    mesh.until_meshed("net", "client", &url(8080), true)?;
+    // No request before the rules: as with policy engines, a session that is open already would go
+    // on, and carry further connections to its port.
     let mut locked = Vec::new();
     for (kind, _) in PROBES {
         locked.push(mesh.pod_ip("locked", kind)?);
@@ -183,8 +182,7 @@ fn network_policies_keep_their_meaning(mesh: &KubeMesh) -> Result<()> {
         let mut inside = mesh.command_on_node(node)?;
         fairlead_cluster::system::output_with(inside.args(["nft", "-f", "-"]), rules.as_bytes())?;
     }
-    let seen = mesh.identity("net", "client", &url(8080))?;
-    ensure!(seen.is_some(), "past the mesh");
+    mesh.until_meshed("net", "client", &url(8080), true)?;
     let (status, error) = verdict(mesh, ("net", "client"), &url(8081))?;
     eprintln!("a port that NetworkPolicy does not allow: {status} {error}");
     ensure!(status != 200, "8081 was let through");

@@ -49,7 +49,7 @@ pub(crate) struct Parts {
 
 impl Parts {
     fn surroundings(&self) -> Surroundings {
-        let report = Arc::clone(&self.report);
+        let (report, current) = (Arc::clone(&self.report), Arc::clone(&self.report));
         let (identity, control) = (Arc::clone(&self.identity), self.control.clone());
         Surroundings {
             snapshots: self.snapshots.clone(),
@@ -61,6 +61,7 @@ impl Parts {
                 identity.retain(ids);
             }),
             complete: Box::new(move || report.lock().complete),
+            current: Box::new(move || current.lock().current),
             refuse_unknown: self.refuse_unknown(),
             locator: self.locator.clone(),
         }

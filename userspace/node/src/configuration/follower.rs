@@ -135,6 +135,8 @@ impl Follower {
             .chain(self.suspects.iter().map(|file| Entry::suspect(file)))
             .collect();
         let mut report = self.report.lock();
+        // A directory is its own source; a controller's word is marked where it comes in.
+        report.current |= self.form == Form::Files;
         report.loaded(version, store.len(), stats.elapsed, complete, entries);
         report.unenrolled = store.unenrolled().map(ToString::to_string).collect();
         let found = report.entries.len();

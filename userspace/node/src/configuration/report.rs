@@ -104,6 +104,9 @@ pub struct Report {
     pub took: Duration,
     /// Whether everything in the source could be read and used.
     pub complete: bool,
+    /// Whether the source itself has told all of it since the daemon started: what was only kept
+    /// on disk may lack what has come since.
+    pub current: bool,
     /// Namespaces and Pods that are refused and have no good version.
     pub unenrolled: Vec<String>,
     /// Number of errors and of warnings.
@@ -131,6 +134,7 @@ impl Report {
             at: Some(SystemTime::now()),
             took,
             complete,
+            current: self.current,
             unenrolled: std::mem::take(&mut self.unenrolled),
             counts: self.counts,
             entries,

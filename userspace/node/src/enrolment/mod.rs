@@ -49,6 +49,9 @@ pub struct Surroundings {
     /// Whether everything in the source could be read and used. While it could not, a pod that is
     /// missing from the snapshot may only have been misspelt: nobody is let go for want of it.
     pub complete: Box<dyn Fn() -> bool + Send>,
+    /// Whether the source itself has told all of it since the daemon started. What was only kept
+    /// on disk may be older than what an earlier daemon captured by: nothing of that is let go.
+    pub current: Box<dyn Fn() -> bool + Send>,
     /// Whether network namespaces that nobody has spoken for are refused: then pods outside the
     /// mesh have to be exempted.
     pub refuse_unknown: bool,
@@ -312,8 +315,12 @@ impl Enrolment {
         now: Instant,
     ) -> Seat {
         // Among leftovers may be this pod, which has left the mesh while no daemon ran.
-        let exempt =
-            self.around.refuse_unknown || (self.leftovers != Leftovers::None && place.is_some());
+        let captured_before = self.leftovers != Leftovers::None && place.is_some();
+        if captured_before && !(self.around.current)() {
+            // What is known may be old: then the pod may have joined since, and be captured.
+            return seat.unwrap_or(Seat::Outside(None));
+        }
+        let exempt = self.around.refuse_unknown || captured_before;
         let retry = match seat {
             Some(seat @ Seat::Outside(Some(_))) => return seat,
             Some(Seat::Outside(None)) if !exempt => return Seat::Outside(None),
@@ -378,6 +385,7 @@ impl Enrolment {
         if self.leftovers != Leftovers::Some
             || wanted.iter().any(|(id, w)| w.enrolled && !captured(id))
             || !(self.around.complete)()
+            || !(self.around.current)()
         {
             return;
         }

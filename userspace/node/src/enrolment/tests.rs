@@ -141,6 +141,7 @@ struct Bench {
     enrolment: Enrolment,
     retained: Arc<Mutex<Vec<usize>>>,
     complete: Arc<Mutex<bool>>,
+    current: Arc<Mutex<bool>>,
     now: Instant,
 }
 
@@ -151,16 +152,19 @@ impl Bench {
         let retained = Arc::new(Mutex::new(Vec::new()));
         let complete = Arc::new(Mutex::new(true));
         let (sink, flag) = (Arc::clone(&retained), Arc::clone(&complete));
+        let current = Arc::new(Mutex::new(true));
+        let told = Arc::clone(&current);
         let enrolment = Enrolment::new(Surroundings {
             snapshots: snapshots.clone(),
             captor: paper.clone(),
             carrier: paper.clone(),
             retain: Box::new(move |ids| sink.lock().push(ids.len())),
             complete: Box::new(move || *flag.lock()),
+            current: Box::new(move || *told.lock()),
             refuse_unknown,
             locator: None,
         });
-        Self { paper, snapshots, enrolment, retained, complete, now: Instant::now() }
+        Self { paper, snapshots, enrolment, retained, complete, current, now: Instant::now() }
     }
 
     fn publish(&self, pods: &[&LocalPod]) {
@@ -331,6 +335,19 @@ fn a_pod_that_left_while_no_daemon_ran_is_let_go_whatever_else_is_wrong() {
     let mut b = Bench::new(false);
     b.paper.put("/n/a", 1);
     assert_eq!(b.pass(&[&a], SOON), [""; 0], "without leftovers nothing has to be said");
+}
+
+#[test]
+fn what_was_only_kept_on_disk_lets_nobody_out() {
+    let mut b = Bench::new(false);
+    b.paper.leftovers.lock().push(NetnsCookie(7));
+    *b.current.lock() = false;
+    b.paper.put("/n/a", 1);
+    let a = pod("a", Some("/n/a"), false);
+    assert_eq!(b.pass(&[&a], SOON), [""; 0], "it may have joined since");
+    assert_eq!(b.pass(&[], SOON), [""; 0], "nor is what nobody names");
+    *b.current.lock() = true;
+    assert_eq!(b.pass(&[&a], SOON), ["exempt /n/a", "release 7 Gone"]);
 }
 
 #[test]

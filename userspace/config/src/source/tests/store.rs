@@ -405,6 +405,6 @@ fn what_is_left_of_a_refused_pod_or_namespace_counts() {
     bed.write("x.yaml", &format!("{good}{}", pod("{app: a}", "nowhere")));
     assert_eq!(refused(&bed), Some(true));
     let change = bed.write("x.yaml", &good);
-    assert_eq!(change.removed, [pod_key.clone()]);
+    assert_eq!(change.removed, std::slice::from_ref(&pod_key));
     assert!(unenrolled(&bed).is_empty());
 }

@@ -198,6 +198,8 @@ impl Core {
         staged.synced |= complete;
         if staged.synced {
             self.apply(staged, &mut named, first.then_some(&mut entries));
+            // After it is in force: only then may what it does not name be let go.
+            self.follower.report().lock().current = true;
         }
         keeper.write(entries, staged.synced, DISK_PATIENCE).await;
         let now = SystemTime::now();

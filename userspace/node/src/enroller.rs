@@ -30,6 +30,9 @@ const CERTIFICATES: Duration = Duration::from_secs(10);
 /// How long a successor looks for pods that its predecessor serves. What it has not found by then is
 /// refused until it is.
 const TAKE_OVER: Duration = Duration::from_secs(20);
+/// How long a successor waits for the controller's word before it takes pods over by what was kept
+/// on disk. Its predecessor serves until then, and may have pods that were not kept yet.
+const CURRENT: Duration = Duration::from_secs(10);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -93,6 +96,7 @@ impl Parts {
         let report = Arc::clone(&self.report);
         let taking = successor.map(|successor| Taking {
             successor,
+            report: Arc::clone(&self.report),
             snapshots: self.snapshots.clone(),
             identity: Arc::clone(&self.identity),
             control: self.control.clone(),
@@ -152,6 +156,7 @@ impl Parts {
 /// What a successor does before it enrols like any other daemon.
 struct Taking {
     successor: Successor,
+    report: Arc<Mutex<Report>>,
     snapshots: SnapshotHandle,
     identity: Arc<IdentityStore>,
     control: Handle,
@@ -161,6 +166,12 @@ struct Taking {
 
 impl Taking {
     fn run(mut self, enrolment: &mut Enrolment, told: &Receiver<()>) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while !self.report.lock().current && begun.elapsed() < CURRENT {
+            if told.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected) {
+                return Ok(());
+            }
+        }
         self.certificates();
         self.successor.take()?;
         let started = Instant::now();

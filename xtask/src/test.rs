@@ -69,28 +69,24 @@ impl Tally {
 /// The scenarios that run a conformance tester, which is built when one of them may be meant.
 const CONFORMANCE: &str = "http_conformance::h2spec_finds_nothing_on_either_side";
 
-/// Builds the daemon and the applications of the scenarios.
+/// The daemon, the applications and the command: all that a node without Kubernetes needs.
+pub(crate) const STANDALONE: &[&str] = &["fairlead-node", "fairlead-cli", "fairlead-apps"];
+/// What a cluster needs besides.
+const KUBERNETES: &[&str] = &["fairlead-controller", "fairlead-cni"];
+
+/// Builds the programs of the scenarios.
 pub(crate) fn build(profile: &str) -> Result<()> {
+    build_only(profile, &[STANDALONE, KUBERNETES].concat())
+}
+
+/// Builds some of them.
+pub(crate) fn build_only(profile: &str, packages: &[&str]) -> Result<()> {
     ebpf::ensure_built()?;
-    step(
-        "building the daemon, the controller and the applications",
-        &mut cargo(&[
-            "build",
-            "--quiet",
-            "--profile",
-            profile,
-            "-p",
-            "fairlead-node",
-            "-p",
-            "fairlead-controller",
-            "-p",
-            "fairlead-cni",
-            "-p",
-            "fairlead-cli",
-            "-p",
-            "fairlead-apps",
-        ]),
-    )
+    let mut command = cargo(&["build", "--quiet", "--profile", profile]);
+    packages.iter().for_each(|package| {
+        command.args(["-p", package]);
+    });
+    step(&format!("building {}", packages.join(", ")), &mut command)
 }
 
 /// Environment in which scenarios find the binaries of a profile.

@@ -124,7 +124,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     tools::require_root("the demo")?;
     tools::require(tools::NETWORK)?;
     tools::require(tools::NETFILTER)?;
-    test::build(&args.profile)?;
+    test::build_only(&args.profile, test::STANDALONE)?;
     let bin = crate::workspace::profile_dir(&args.profile);
     process::use_binaries_of(&bin);
     let _sweeper = Sweeper::start()?;

@@ -145,6 +145,9 @@ impl TestController {
             "test".into(),
             "--cni-socket".into(),
             self.dir.join(format!("cni{node}.sock")).display().to_string(),
+            // Of its own: a daemon that finds another behind it would take that one's place.
+            "--handover-socket".into(),
+            self.dir.join(format!("handover{node}.sock")).display().to_string(),
         ]
     }
 

@@ -1,9 +1,10 @@
 //! A Kubernetes cluster for a scenario: made of its own, with images of the workspace's programs,
 //! and gone when it is dropped.
 
+use std::io::Write as _;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -116,6 +117,25 @@ impl Cluster {
     /// A program is not built.
     pub fn load_programs(&self, programs: &[&str]) -> Result<()> {
         programs.iter().try_for_each(|program| self.load_image(&archive(program)?))
+    }
+
+    /// Runs kubectl with a text as its input; whether it succeeded, and all that it said.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn try_kubectl(&self, args: &[&str], input: &str) -> Result<(bool, String)> {
+        let mut child = self
+            .inner
+            .kubectl()
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().context("no stdin")?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
     }
 
     /// Runs kubectl; what it printed.

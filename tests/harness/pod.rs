@@ -136,6 +136,14 @@ impl Pod {
         self.spawn_program(&binary("fairlead-apps", "FAIRLEAD_TEST_APPS")?, args)
     }
 
+    /// Starts a stream to `to` that sends a byte ten times a second for a minute, without waiting.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn trickle(&self, to: &str) -> Result<Process> {
+        self.spawn(&["send", to, "x", "--repeat", "600", "--piece", "1", "--pace-ms", "100"])
+    }
+
     /// Starts any program in the pod, without waiting.
     ///
     /// # Errors

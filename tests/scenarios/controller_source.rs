@@ -6,6 +6,7 @@
 mod server;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -37,8 +38,8 @@ impl World {
     /// The same, with certificates of the other authority where `other`.
     fn with(more: &[&str], other: bool) -> Result<Self> {
         let mesh = Mesh::new(2)?;
-        let client = mesh.pod(PodSpec::new("client").uid(&uid(1)))?;
-        let server = mesh.pod(PodSpec::new("server").on(1).uid(&uid(2)))?;
+        let client = mesh.pod(PodSpec::new("client").uid(&uid()))?;
+        let server = mesh.pod(PodSpec::new("server").on(1).uid(&uid()))?;
         mesh.service(service("server"));
         // The directories are not what the daemons go by; the names are.
         mesh.sync()?;
@@ -109,9 +110,12 @@ impl World {
     }
 }
 
-/// A uid, as an API server gives them.
-fn uid(n: u8) -> String {
-    format!("5d0f3a66-0b5c-4f0e-9a51-{n:012}")
+/// A uid, as an API server gives them: never the same twice, because daemons find a pod by its
+/// uid among all processes of the machine, those of scenarios beside this one too.
+fn uid() -> String {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!("5d0f3a66-0b5c-4f0e-9a51-{:08x}{n:04x}", std::process::id())
 }
 
 fn deny(path: &str) -> String {
@@ -268,7 +272,11 @@ fn damaged_state_is_refused_as_a_whole() -> Result<()> {
         Ok(words.contains("there is no configuration yet").then_some(words))
     })?;
     ensure!(words.contains("https://192.168.77.1:15012"), "{words}");
-    ensure!(w.mesh.output(1).contains("the state on disk is not used, none of it"));
+    // Lines are written by a thread of their own.
+    eventually("the reason in the log", Duration::from_secs(5), || {
+        let told = w.mesh.output(1);
+        Ok(told.contains("the state on disk is not used, none of it").then_some(()))
+    })?;
     // The pod that the daemon before had captured is not let go.
     for _ in 0..3 {
         ensure!(w.status("/")? != 200 && w.status("/secret")? != 200);
@@ -355,7 +363,7 @@ fn intermediate(chain: &str) -> String {
 #[test]
 fn a_destination_that_nobody_told_of_is_asked_for_before_it_is_reached() -> Result<()> {
     let mut w = World::new(&[])?;
-    let far = w.mesh.pod(PodSpec::new("far").on(1).uid(&uid(3)))?;
+    let far = w.mesh.pod(PodSpec::new("far").on(1).uid(&uid()))?;
     let _echo = far.serve(&echo_args("far", "v1"))?;
     let topology = w.mesh.topology();
     let objects: Vec<&str> =

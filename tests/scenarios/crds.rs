@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -60,20 +58,6 @@ fn versions(cluster: &Cluster) -> Result<BTreeMap<(String, String), Vec<String>>
     Ok(all.collect())
 }
 
-/// Runs kubectl with a text as its input; what it printed, and whether it succeeded.
-fn kubectl(cluster: &Cluster, args: &[&str], input: &str) -> Result<(bool, String)> {
-    let mut child = fairlead_cluster::Cluster::kubectl(cluster)
-        .command(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("no stdin")?.write_all(input.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let text = [output.stdout, output.stderr].concat();
-    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
-}
-
 #[test]
 fn the_api_server_takes_what_is_good_and_refuses_what_is_not() -> Result<()> {
     let cluster = server()?;
@@ -108,7 +92,7 @@ fn every_field_is_taken(cluster: &Cluster) -> Result<()> {
         for version in of_kind.with_context(|| format!("{kind} is not served"))? {
             let text = text.replace(&written, &format!("{group}/{version}"));
             let args = ["apply", "--server-side", "--validate=strict", "-f", "-"];
-            let (taken, told) = kubectl(cluster, &args, &text)?;
+            let (taken, told) = cluster.try_kubectl(&args, &text)?;
             ensure!(taken, "{kind} {version}: {told}");
             shown += 1;
         }
@@ -216,7 +200,7 @@ fn large_objects_are_taken(cluster: &Cluster) -> Result<()> {
             "metadata": {"name": "large", "namespace": NAMESPACE}, "spec": spec,
         });
         let args = ["create", "--validate=strict", "-f", "-"];
-        let (taken, told) = kubectl(cluster, &args, &object.to_string())?;
+        let (taken, told) = cluster.try_kubectl(&args, &object.to_string())?;
         ensure!(taken, "{kind}: {told}");
     }
     Ok(())
@@ -238,7 +222,7 @@ fn mistakes_are_refused(cluster: &Cluster) -> Result<()> {
         }
         let text = object.to_string();
         let args = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
-        let (taken, told) = kubectl(cluster, &args, &text)?;
+        let (taken, told) = cluster.try_kubectl(&args, &text)?;
         if taken || !told.contains(words) {
             wrong.push(format!("{text}\n{told}"));
         }

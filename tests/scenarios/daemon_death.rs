@@ -83,17 +83,7 @@ fn sigterm_drains_and_a_second_one_ends_at_once() -> Result<()> {
         Ok((p.client.get("http://server/", &[])?.status() == 200).then_some(()))
     })?;
     // A stream that never ends: the second signal does not wait for it.
-    let long = p.client.spawn(&[
-        "send",
-        "server:9000",
-        "x",
-        "--repeat",
-        "600",
-        "--piece",
-        "1",
-        "--pace-ms",
-        "100",
-    ])?;
+    let long = p.client.trickle("server:9000")?;
     std::thread::sleep(Duration::from_millis(500));
     p.mesh.daemon(0, |d| {
         d.process().signal(rustix::process::Signal::TERM)?;

@@ -2,11 +2,9 @@
 //! reason and what is allowed; nothing that mends a cluster is in anybody's way, also with the
 //! controller gone; what became of a resource stands in its status and in events.
 
-use std::io::Write as _;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use fairlead_tests::cluster::Cluster;
 use fairlead_tests::eventually;
 use serde_json::Value;
@@ -34,22 +32,8 @@ fn route(name: &str, more: &str) -> String {
 const NEVER: &str = "regex: \"(\"";
 const GOOD: &str = "prefix: /";
 
-/// Runs kubectl; whether it succeeded, and all that it said.
-fn kubectl(cluster: &Cluster, args: &[&str], input: &str) -> Result<(bool, String)> {
-    let mut child = fairlead_cluster::Cluster::kubectl(cluster)
-        .command(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("no stdin")?.write_all(input.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let text = [output.stdout, output.stderr].concat();
-    Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
-}
-
 fn apply(cluster: &Cluster, yaml: &str) -> Result<(bool, String)> {
-    kubectl(cluster, &["apply", "--server-side", "-f", "-"], yaml)
+    cluster.try_kubectl(&["apply", "--server-side", "-f", "-"], yaml)
 }
 
 fn refused(cluster: &Cluster, yaml: &str) -> Result<String> {
@@ -78,7 +62,7 @@ fn serves(cluster: &Cluster) -> Result<()> {
     eventually("the webhook serves", READY, || {
         // What got in once would pass as unchanged.
         let try_it = ["apply", "--server-side", "--dry-run=server", "-f", "-"];
-        let (taken, said) = kubectl(cluster, &try_it, &route("probe", NEVER))?;
+        let (taken, said) = cluster.try_kubectl(&try_it, &route("probe", NEVER))?;
         ensure!(!taken, "taken: {said}");
         ensure!(said.contains("not a usable regular expression"), "{said}");
         Ok(Some(()))

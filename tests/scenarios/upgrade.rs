@@ -152,19 +152,7 @@ fn no_new_connection_fails_while_daemons_are_replaced() -> Result<()> {
     let capture = bed.mesh.capture()?;
     let loads = bed.load(30)?;
     // They last longer than a drain: a hand-over by itself cuts nobody.
-    let long = |node: usize| {
-        bed.clients[node].spawn(&[
-            "send",
-            "server1:9000",
-            "x",
-            "--repeat",
-            "600",
-            "--piece",
-            "1",
-            "--pace-ms",
-            "100",
-        ])
-    };
+    let long = |node: usize| bed.clients[node].trickle("server1:9000");
     std::thread::sleep(Duration::from_secs(1));
     let mut ended = Vec::new();
     for generation in 1..=3 {
@@ -273,17 +261,7 @@ fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> 
 #[test]
 fn a_daemon_that_comes_while_another_ends_gets_what_is_left() -> Result<()> {
     let bed = bed()?;
-    let held = bed.clients[0].spawn(&[
-        "send",
-        "server1:9000",
-        "x",
-        "--repeat",
-        "600",
-        "--piece",
-        "1",
-        "--pace-ms",
-        "100",
-    ])?;
+    let held = bed.clients[0].trickle("server1:9000")?;
     std::thread::sleep(Duration::from_millis(300));
     let mut old = bed.mesh.take_daemon(0)?;
     old.process().signal(Signal::TERM)?;

@@ -96,7 +96,8 @@ fn finish(command: &Command, done: &Output) -> Result<String> {
     Ok(out)
 }
 
-/// Asks `attempt` until it gives a value, at most `limit` long; the last error is told then.
+/// Asks `attempt` until it gives a value, at most `limit` long. Errors count as "not yet"; the
+/// last one is told when the time is over.
 ///
 /// # Errors
 /// The time is over.
@@ -106,7 +107,7 @@ pub fn eventually<T>(
     mut attempt: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let start = Instant::now();
-    let mut pause = Duration::from_millis(5);
+    let mut pause = Duration::from_millis(2);
     loop {
         let last = match attempt() {
             Ok(Some(value)) => return Ok(value),
@@ -120,6 +121,6 @@ pub fn eventually<T>(
             }
         }
         std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(100));
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }

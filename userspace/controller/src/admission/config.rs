@@ -71,10 +71,9 @@ pub async fn run(
     let (mut bundle, mut roots) = serving.receivers();
     let follow = async {
         loop {
-            let pem = serving.client_roots().pem;
-            if serving.is_ready() && !pem.is_empty() {
+            if let Some(roots) = serving.client_roots() {
                 let fail = settings.fail && *is_proven.borrow_and_update();
-                wanted.send_replace(Some(configuration(&settings, &pem, fail)));
+                wanted.send_replace(Some(configuration(&settings, &roots.pem, fail)));
             }
             tokio::select! {
                 () = Serving::client_roots_changed(&mut bundle, &mut roots) => {}

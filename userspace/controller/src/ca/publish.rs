@@ -7,7 +7,7 @@ use kube::api::{Api, ApiResource};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::{ROOT_CONFIG_MAP, ROOT_CONFIG_MAP_KEY, Serving};
+use super::{Bundle, ROOT_CONFIG_MAP, ROOT_CONFIG_MAP_KEY, Serving};
 use crate::keep::keep;
 use crate::lease::Leadership;
 
@@ -19,8 +19,7 @@ pub async fn run(client: kube::Client, namespace: &str, serving: Arc<Serving>, l
     let (mut bundle, mut roots) = serving.receivers();
     let follow = async {
         loop {
-            let pem = serving.client_roots().pem;
-            if serving.is_ready() && !pem.is_empty() {
+            if let Some(Bundle { pem, .. }) = serving.client_roots() {
                 wanted.send_replace(Some(json!({
                     "apiVersion": "v1",
                     "kind": "ConfigMap",

@@ -93,11 +93,17 @@ impl Serving {
     }
 
     /// The roots that clients of these listeners need: those of the mesh, and those of the
-    /// certificate in use.
+    /// certificate in use, or about to be. `None` until those are known: whoever asks is told of
+    /// every change after that ([`Serving::client_roots_changed`]), so nothing else may be waited
+    /// for between the question and the change.
     #[must_use]
-    pub fn client_roots(&self) -> Bundle {
+    pub fn client_roots(&self) -> Option<Bundle> {
+        let ours = self.roots.borrow().clone();
+        if ours.is_empty() {
+            return None;
+        }
         let trusted = self.ca.bundle().borrow().roots.clone();
-        Bundle::new(trusted.into_iter().chain(self.roots.borrow().iter().cloned()))
+        Some(Bundle::new(trusted.into_iter().chain(ours)))
     }
 
     /// Tells when [`Serving::client_roots`] may have changed.

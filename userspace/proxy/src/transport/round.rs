@@ -247,9 +247,21 @@ impl Round {
         self.0.lock().received
     }
 
-    /// Whether the peer has ended the session in an orderly way: its last word has been read.
-    pub(super) fn peer_closed(&self) -> bool {
-        self.0.lock().peer_closed
+    /// Whether the peer has ended the session in an orderly way, where this side learned of the end
+    /// by a write that failed: what the peer said before is still to be read, and is dropped.
+    pub(super) fn left_orderly(&self, cx: &mut Context<'_>) -> bool {
+        let mut inner = self.0.lock();
+        let mut dropped = [0; 4096];
+        for _ in 0..=limits::ROUND / dropped.len() {
+            if inner.peer_closed {
+                return true;
+            }
+            let mut buf = ReadBuf::new(&mut dropped);
+            if !matches!(inner.poll_read(cx, &mut buf), Poll::Ready(Ok(()))) {
+                return false;
+            }
+        }
+        inner.peer_closed
     }
 
     /// The TLS error that ended the connection, if one did.

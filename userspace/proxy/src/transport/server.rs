@@ -286,7 +286,7 @@ impl<H: InboundHandler> ServerDriver<H> {
         match ended {
             Some(Ok(())) => Poll::Ready(Ok(())),
             // This side's last word meets a closed socket where the peer was quicker.
-            Some(Err(_)) if self.round.peer_closed() => Poll::Ready(Ok(())),
+            Some(Err(e)) if e.is_io() && self.round.left_orderly(cx) => Poll::Ready(Ok(())),
             Some(Err(e)) => Poll::Ready(match self.round.tls_error() {
                 Some(tls) => Err(TransportError::SessionLost(fairlead_identity::explain(&tls))),
                 None => Err(e.into()),
@@ -307,7 +307,7 @@ impl<H: InboundHandler> ServerDriver<H> {
     ) -> Result<(), TransportError> {
         // Streams that it has opened and left are dropped: nobody waits for them.
         while let Poll::Ready(Some(Ok(_))) = self.connection.poll_accept(cx) {}
-        if self.round.peer_closed() {
+        if self.round.left_orderly(cx) {
             return Ok(());
         }
         Err(TransportError::SessionLost(error.to_string()))

@@ -129,7 +129,8 @@ async fn sessions_of_a_pod_that_left_are_closed() {
         }
     })
     .await;
-    assert!(pair.server.errors.lock().unwrap().is_empty());
+    let errors = pair.server.errors.lock().unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 /// A bulk stream keeps its session to itself; when it ends, the session is open to others again.
@@ -197,5 +198,6 @@ async fn idle_sessions_are_closed_and_busy_ones_are_not() {
     })
     .await;
     assert!(pair.client.transport.sessions().is_empty());
-    assert!(pair.server.errors.lock().unwrap().is_empty());
+    let errors = pair.server.errors.lock().unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
 }

@@ -1,0 +1,160 @@
+//! Pods come and go behind a Service, and what the nodes know of them is compared with what the API
+//! server said a second before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use fairlead_tests::eventually;
+use fairlead_tests::kube::{KubeMesh, READY, container};
+use serde_json::Value;
+
+use super::{IN_FORCE, NS, SOON, admin_json, service};
+
+/// Pods behind the Service, all of which are replaced so many times.
+const REPLICAS: usize = 20;
+const ROUNDS: usize = 10;
+
+/// The Deployment behind the Service `web`: all its pods are replaced at once, and each serves for
+/// some seconds after it was told to end.
+pub(super) fn deployment() -> String {
+    let more = "env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}], \
+                readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}";
+    format!(
+        "{}apiVersion: apps/v1\n\
+         kind: Deployment\n\
+         metadata: {{name: web, namespace: {NS}}}\n\
+         spec:\n\
+         \x20 replicas: {REPLICAS}\n\
+         \x20 selector: {{matchLabels: {{app: web}}}}\n\
+         \x20 strategy: {{rollingUpdate: {{maxSurge: 100%, maxUnavailable: 0}}}}\n\
+         \x20 template:\n\
+         \x20   metadata: {{labels: {{app: web}}}}\n\
+         \x20   spec: {{terminationGracePeriodSeconds: 8, containers: [{}]}}\n---\n",
+        service("web"),
+        container(&["echo", "--name", "$(POD)", "--http", "8080"], more),
+    )
+}
+
+/// What was compared.
+#[derive(Debug, Default)]
+struct Tally {
+    comparisons: usize,
+    /// Endpoints of nodes that were looked for at the API server.
+    endpoints: usize,
+    /// Endpoints that a node had a second after the API server had them no more.
+    stale: Vec<String>,
+    /// Endpoints that a node did not have a second after the API server had them.
+    late: Vec<String>,
+    pods: BTreeSet<String>,
+}
+
+/// Endpoints of the Service that are ready at the API server: address and pod.
+fn at_the_server(mesh: &KubeMesh) -> Result<BTreeMap<String, String>> {
+    let path = format!(
+        "/apis/discovery.k8s.io/v1/namespaces/{NS}/endpointslices\
+         ?labelSelector=kubernetes.io/service-name%3Dweb"
+    );
+    let slices: Value = serde_json::from_str(&mesh.kubectl(&["get", "--raw", &path])?)?;
+    let slices = slices["items"].as_array().context("no list")?.iter();
+    let endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+    let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
+    Ok(ready
+        .filter_map(|endpoint| {
+            let address = endpoint["addresses"][0].as_str()?.to_owned();
+            Some((address, endpoint["targetRef"]["name"].as_str()?.to_owned()))
+        })
+        .collect())
+}
+
+/// Addresses that a node's daemon sends requests for the Service to.
+fn at_the_node(mesh: &KubeMesh, node: usize) -> Result<BTreeSet<String>> {
+    let dump = admin_json(mesh, node, "config_dump")?;
+    let clusters = dump["clusters"].as_object().context("no clusters")?;
+    let host = format!("|web.{NS}.svc.cluster.local");
+    let ours = clusters.iter().filter(|(name, _)| name.contains(&host)).map(|(_, of)| of);
+    let endpoints = ours.flat_map(|of| of["endpoints"].as_array().into_iter().flatten());
+    let found: BTreeSet<String> = endpoints
+        .filter_map(|endpoint| Some(endpoint["address"].as_str()?.rsplit_once(':')?.0.to_owned()))
+        .collect();
+    ensure!(!found.is_empty(), "node {node} knows of no endpoint of {host}");
+    Ok(found)
+}
+
+impl Tally {
+    fn compare(&mut self, mesh: &KubeMesh) -> Result<()> {
+        let before = at_the_server(mesh)?;
+        std::thread::sleep(IN_FORCE);
+        let known = [(1, at_the_node(mesh, 1)?), (2, at_the_node(mesh, 2)?)];
+        // What has come since is not stale.
+        let after = at_the_server(mesh)?;
+        for (node, known) in known {
+            self.comparisons += 1;
+            self.endpoints += known.len();
+            let is_stale =
+                |address: &&String| !before.contains_key(*address) && !after.contains_key(*address);
+            self.stale.extend(known.iter().filter(is_stale).map(|a| format!("{a} on node {node}")));
+            let kept = before.keys().filter(|address| after.contains_key(*address));
+            let missing = kept.filter(|address| !known.contains(*address));
+            self.late.extend(missing.map(|a| format!("{a} on node {node}")));
+        }
+        self.pods.extend(before.into_values().chain(after.into_values()));
+        Ok(())
+    }
+}
+
+/// Replaces all pods of the Service again and again.
+pub(super) fn churn(mesh: &KubeMesh) -> Result<()> {
+    let over = AtomicBool::new(false);
+    let start = Instant::now();
+    let mut tally = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| -> Result<Tally> {
+            let mut tally = Tally::default();
+            while !over.load(Ordering::Acquire) {
+                tally.compare(mesh)?;
+            }
+            Ok(tally)
+        });
+        let rolled = (0..ROUNDS).try_for_each(|_| {
+            mesh.kubectl(&["rollout", "restart", "deployment/web", "-n", NS])?;
+            mesh.wait_rollout(NS, "deployment/web", READY)
+        });
+        over.store(true, Ordering::Release);
+        let tally = watching.join().map_err(|_| anyhow::anyhow!("the comparison panicked"))?;
+        rolled.and(tally)
+    })?;
+    let took = start.elapsed();
+    // And afterwards all agree to the last.
+    let left = eventually("nodes and API server agree", SOON, || {
+        let there = at_the_server(mesh)?;
+        ensure!(there.len() == REPLICAS, "{} endpoints at the API server", there.len());
+        for node in [1, 2] {
+            let known = at_the_node(mesh, node)?;
+            ensure!(known.iter().eq(there.keys()), "node {node}: {known:?} instead of {there:?}");
+        }
+        Ok(Some(there))
+    })?;
+    tally.pods.extend(left.into_values());
+    let churned = tally.pods.len() - REPLICAS;
+    eprintln!(
+        "{churned} pods churned within {took:?}; {} comparisons of {} endpoints: {} stale after one \
+         second {:?}, {} late {:?}",
+        tally.comparisons,
+        tally.endpoints,
+        tally.stale.len(),
+        tally.stale,
+        tally.late.len(),
+        tally.late
+    );
+    ensure!(churned >= 200, "only {churned} pods were replaced");
+    ensure!(tally.comparisons >= 20, "too few comparisons to say anything");
+    ensure!(tally.stale.is_empty(), "stale after one second: {:?}", tally.stale);
+    // Those that were told to end go on for some seconds; what follows is measured without them.
+    eventually("the last of them ends", SOON + Duration::from_secs(8), || {
+        let pods = mesh.json(&["get", "pods", "-n", NS, "-l", "app=web"])?;
+        let count = pods["items"].as_array().map_or(0, Vec::len);
+        ensure!(count == REPLICAS, "{count} pods");
+        Ok(Some(()))
+    })
+}

@@ -78,14 +78,37 @@ impl Deref for Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::env::var_os("FAIRLEAD_KEEP_LOGS").is_some() {
+        if self.record().owner.is_none() {
+            return;
+        }
+        // Clusters that stay take the machine from the scenarios that follow: only when asked for.
+        if std::env::var_os("FAIRLEAD_KEEP_CLUSTERS").is_some() {
             eprintln!("kept: cluster {} ({})", self.record().name, self.dir().display());
             return;
+        }
+        if std::env::var_os("FAIRLEAD_KEEP_LOGS").is_some() {
+            let to = std::env::temp_dir().join("fairlead-logs").join(&self.record().name);
+            match copy_files(&self.dir().join("logs"), &to) {
+                Ok(()) => eprintln!("logs of the cluster: {}", to.display()),
+                Err(error) => eprintln!("logs of the cluster: {error}"),
+            }
         }
         if let Err(error) = fairlead_cluster::Cluster::down(&self.record().name) {
             eprintln!("cluster {}: {error:#}", self.record().name);
         }
     }
+}
+
+/// Copies the files of a directory.
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 impl Cluster {
@@ -107,6 +130,15 @@ impl Cluster {
         };
         let inner = fairlead_cluster::Cluster::up(&options, &|what| eprintln!("{name}: {what}"))?;
         Ok(Self { inner })
+    }
+
+    /// Leaves it where it is, for people to look at: neither the end of this value nor that of this
+    /// process removes it.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn keep(&mut self) -> Result<()> {
+        self.inner.keep()
     }
 
     /// Packages programs of the workspace (`fairlead-apps`, `fairlead-node`…) and imports them into

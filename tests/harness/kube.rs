@@ -69,6 +69,14 @@ impl KubeMesh {
         Ok(Self { cluster })
     }
 
+    /// Leaves the cluster where it is, for people to look at.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn keep(&mut self) -> Result<()> {
+        self.cluster.keep()
+    }
+
     /// Applies the manifests as a user would, and waits until all of it is ready.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Makes a cluster and waits until its nodes are ready; says what happens to `say`. A cluster
-    /// that does not come up is taken down again, unless `FAIRLEAD_KEEP_LOGS` is set.
+    /// that does not come up is taken down again, unless `FAIRLEAD_KEEP_CLUSTERS` is set.
     ///
     /// # Errors
     /// Not root, a tool is missing, or a component does not start: with the end of its log.
@@ -80,7 +80,7 @@ impl Cluster {
         let record = state::claim(name, *nodes, *dual_stack, proxy_mode, owner)?;
         let cluster = Self { dir: state::dir(name), record, binaries };
         if let Err(error) = cluster.bring_up(options, &images, say) {
-            if std::env::var_os("FAIRLEAD_KEEP_LOGS").is_none() {
+            if std::env::var_os("FAIRLEAD_KEEP_CLUSTERS").is_none() {
                 Self::down(name)?;
             }
             return Err(error);
@@ -97,6 +97,14 @@ impl Cluster {
         let binaries =
             Binaries::find()?.context("the cluster's programs are gone from the cache")?;
         Ok(Self { dir: state::dir(name), record, binaries })
+    }
+
+    /// Lets a cluster outlive the process that it belonged to: it stays until told to go.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn keep(&mut self) -> Result<()> {
+        state::disown(&mut self.record)
     }
 
     /// Ends all processes of a cluster and removes all that it had, whatever is left of it.

@@ -99,8 +99,20 @@ pub(crate) fn claim(
         proxy_mode: proxy_mode.to_owned(),
         owner,
     };
-    fs::write(dir(name).join("cluster.json"), serde_json::to_string_pretty(&record)?)?;
+    write(&record)?;
     Ok(record)
+}
+
+fn write(record: &Record) -> Result<()> {
+    let text = serde_json::to_string_pretty(record)?;
+    Ok(fs::write(dir(&record.name).join("cluster.json"), text)?)
+}
+
+/// From now on the cluster belongs to no process.
+pub(crate) fn disown(record: &mut Record) -> Result<()> {
+    let _lock = lock()?;
+    record.owner = None;
+    write(record)
 }
 
 /// What is known about a cluster.

@@ -51,8 +51,11 @@ pub fn missing_packages() -> Vec<&'static str> {
 #[must_use]
 pub fn identity_of(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned();
-    Some(format!("{pid} {started}"))
+    let after = stat.rsplit_once(')')?.1;
+    // One that has ended and was not asked about yet is still listed.
+    let ended = matches!(after.split_whitespace().next()?, "Z" | "X");
+    let started = after.split_whitespace().nth(19)?;
+    (!ended).then(|| format!("{pid} {started}"))
 }
 
 /// What a command is for people.

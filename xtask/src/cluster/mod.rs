@@ -216,15 +216,17 @@ fn up(options: &Options) -> Result<()> {
     };
     let cluster = Cluster::up(options, &say)?;
     let seconds = start.elapsed().as_secs_f64();
-    let option =
-        if options.name == USUAL { String::new() } else { format!(" --name {}", options.name) };
+    let (option, load) = match options.name.as_str() {
+        USUAL => (String::new(), String::new()),
+        name => (format!(" --name {name}"), format!(" {name}")),
+    };
     println!(
         "cluster {} is ready after {seconds:.1} s\n\n  \
          export KUBECONFIG={}\n\n\
          next:\n  \
          cargo xtask cluster kubectl{option} get nodes,pods -A -o wide\n  \
          cargo xtask cluster status{option}\n  \
-         cargo xtask images && cargo xtask cluster load-image{option} target/images/dev/*.tar\n  \
+         cargo xtask images --load{load}\n  \
          cargo xtask cluster down{option}",
         options.name,
         cluster.kubeconfig().display(),

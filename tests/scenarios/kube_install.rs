@@ -1,4 +1,5 @@
-//! What the mesh may do on a cluster, exactly; and that uninstalling it leaves nothing on the nodes.
+//! What the mesh may do on a cluster, exactly; that its manifests can be applied again; and that
+//! uninstalling it leaves nothing on the nodes.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use fairlead_tests::cluster::{Cluster, ClusterOptions, app_pod};
 use fairlead_tests::eventually;
 use fairlead_tests::kube::{KubeMesh, READY, SYSTEM, manifests};
+use serde_json::Value;
 
 /// The controller's rights everywhere: resources, names, verbs.
 const EVERYWHERE: &str = "\
@@ -66,6 +68,7 @@ fn least_rights_and_nothing_left_after_uninstalling() -> Result<()> {
     mesh.install()?;
     rights(&mesh)?;
     capabilities(&mesh)?;
+    applied_again(&mesh)?;
     mesh.namespace("shop", "istio.io/dataplane-mode: ambient")?;
     let echo = ["echo", "--http", "8080"];
     mesh.apply(&format!(
@@ -104,6 +107,40 @@ fn least_rights_and_nothing_left_after_uninstalling() -> Result<()> {
     // And pods start without the plugin.
     mesh.apply(&app_pod("late", "shop", &mesh.node_name(1), &echo))?;
     mesh.wait("shop", &["pod/late"], "condition=Ready", READY)
+}
+
+/// The manifests can be applied again in either way, as at every upgrade: no conflict with what
+/// the controller keeps, and nothing that the same manifests made begins anew.
+fn applied_again(mesh: &KubeMesh) -> Result<()> {
+    let webhook = || mesh.json(&["get", "validatingwebhookconfiguration", "fairlead-validator"]);
+    let before = eventually("the controller keeps its webhook", READY, || {
+        let object = webhook()?;
+        let hooks = object["webhooks"].as_array().context("no webhooks yet")?;
+        let bundle = |hook: &Value| hook["clientConfig"]["caBundle"].is_string();
+        ensure!(hooks.len() == 2 && hooks.iter().all(bundle), "{hooks:?}");
+        Ok(Some(object))
+    })?;
+    let generations = || -> Result<Vec<Value>> {
+        let all = mesh.json(&["get", "deployments,daemonsets", "-n", SYSTEM])?;
+        let all = all["items"].as_array().context("no items")?;
+        Ok(all.iter().map(|item| item["metadata"]["generation"].clone()).collect())
+    };
+    let made = generations()?;
+    ensure!(made.len() == 3, "{made:?}");
+    let dir = manifests();
+    let dir = dir.to_str().context("not UTF-8")?;
+    let server: &[&str] = &["--server-side"];
+    for way in [&[], server, &[], server] {
+        mesh.kubectl(&[&["apply", "-k", dir], way].concat()).with_context(|| format!("{way:?}"))?;
+        let after = webhook()?;
+        ensure!(after["webhooks"] == before["webhooks"], "{way:?}: {after}");
+        // A change counts also when it was mended since.
+        let generation = |object: &Value| object["metadata"]["generation"].clone();
+        ensure!(generation(&after) == generation(&before), "{way:?}: it was changed");
+        let now = generations()?;
+        ensure!(now == made, "{way:?}: {made:?} became {now:?}");
+    }
+    Ok(())
 }
 
 /// What an account may do beside what every account may.

@@ -1,6 +1,10 @@
 //! The webhook's configuration at the API server: kept by the controller itself, with the roots
 //! that its serving certificate verifies to.
 //!
+//! The manifests only name the object. Every field of its webhooks is the controller's, so that
+//! manifests that are applied again neither conflict with it nor take anything back, whatever either
+//! of the two was before an upgrade.
+//!
 //! `failurePolicy` is `Ignore` unless the settings ask for `Fail`, and then it becomes `Fail` only
 //! when a dry run has shown that the API server reaches the webhook (as istiod does). In the
 //! controller's own namespace it stays `Ignore` always, and kube-system is left out altogether.

@@ -18,6 +18,8 @@ const POLICIES: usize = 20;
 const FLOOD: usize = ROUTES + POLICIES;
 /// What the controller's replicas, or the nodes' daemons, may grow by, in MiB.
 const GROWTH: f64 = 64.0;
+/// How kubectl tells each that the webhook refuses.
+const REFUSED: &str = " is invalid: spec.";
 /// Rules on the wire of the controller's pods: its webhook's port refuses connections.
 const DOWN: &str = "add table inet scenario; \
                     add chain inet scenario in { type filter hook input priority 0 ; }; \
@@ -214,7 +216,7 @@ pub(super) fn refused(mesh: &KubeMesh) -> Result<()> {
     eventually("the webhook refuses", SOON, || {
         let probe = ["create", "--dry-run=server", "-f", "-"];
         let (taken, said) = mesh.try_kubectl(&probe, &bad_route("probe"))?;
-        ensure!(!taken && said.contains("denied the request"), "{said}");
+        ensure!(!taken && said.contains(REFUSED), "{said}");
         Ok(Some(()))
     })?;
     eprintln!("the webhook refuses {:?} after it can be reached", start.elapsed());
@@ -223,7 +225,7 @@ pub(super) fn refused(mesh: &KubeMesh) -> Result<()> {
     let start = Instant::now();
     good_ones(mesh, "refused", || {
         let (_, said) = create(mesh, &file)?;
-        let denied = said.matches("denied the request").count();
+        let denied = said.matches(REFUSED).count();
         eprintln!("{denied} of {FLOOD} refused by the webhook within {:?}", start.elapsed());
         ensure!(denied == FLOOD, "{said}");
         Ok(())

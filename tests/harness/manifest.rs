@@ -23,6 +23,8 @@ pub struct PodSpec {
     pub families: Families,
     /// Whether it counts as ready from the start.
     pub ready: bool,
+    /// Whether its object names its addresses; one that has just started has none there yet.
+    pub listed: bool,
     /// Its uid, as an API server gives them; its cgroup is called so then, as the kubelet's are.
     pub uid: Option<String>,
 }
@@ -52,6 +54,7 @@ impl PodSpec {
             annotations: BTreeMap::new(),
             families: Families::Dual,
             ready: true,
+            listed: true,
             uid: None,
         }
     }
@@ -60,6 +63,13 @@ impl PodSpec {
     #[must_use]
     pub fn uid(mut self, uid: &str) -> Self {
         self.uid = Some(uid.into());
+        self
+    }
+
+    /// With no address in its object.
+    #[must_use]
+    pub fn unlisted(mut self) -> Self {
+        self.listed = false;
         self
     }
 
@@ -108,6 +118,7 @@ impl PodSpec {
     /// The object, given its addresses and namespace path.
     #[must_use]
     pub fn yaml(&self, node: &str, ips: &[IpAddr], netns: &str) -> String {
+        let ips = if self.listed { ips } else { &[] };
         let mut annotations = self.annotations.clone();
         annotations.insert("fairlead.io/netns".into(), netns.into());
         let ready = if self.ready { "True" } else { "False" };

@@ -67,10 +67,13 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if self.keep || std::env::var_os("FAIRLEAD_KEEP_LOGS").is_some() {
+        if self.keep {
             return;
         }
         fs::remove_dir_all(self.pins()).ok();
+        if std::env::var_os("FAIRLEAD_KEEP_LOGS").is_some() {
+            return;
+        }
         fs::remove_dir_all(self.dir()).ok();
     }
 }

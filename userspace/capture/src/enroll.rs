@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fairlead_abi::{
-    Addr, CIDR_NETNS_BITS, CIDR_V4_BITS, CidrKey, CidrPrefix, ListenerKey, PodEntry, PortKey,
-    direction, pod_flags, range, role,
+    CIDR_NETNS_BITS, CIDR_V4_BITS, CidrKey, CidrPrefix, ListenerKey, PodEntry, PortKey, direction,
+    pod_flags, range, role,
 };
 use fairlead_types::{NetnsCookie, PodSockets, WorkloadId};
 use ipnet::IpNet;
@@ -217,7 +217,10 @@ fn join(
         .step(|| format!("making the listeners of {}", spec.id))?;
     let (inbound_v4, inbound_v6) =
         listeners.inbound_ports().step(|| "reading the listeners' ports".into())?;
-    let (addr_v4, addr_v6) = own_addresses(&netns)?;
+    let ips = own_addresses(&netns)?;
+    let of_family = |v4: bool| ips.iter().find(|ip| ip.is_ipv4() == v4).copied();
+    let addr_v4 = of_family(true).map_or(0, |ip| to_abi(ip)[3]);
+    let addr_v6 = of_family(false).map_or([0; 4], to_abi);
     let mut flags = pod_flags::ENROLLED | exclude(inner, cookie, spec)?;
     // Pods without IPv6 do not get the sources: resolvers would take them for IPv6-capable.
     if addr_v6 != [0; 4] && listeners.v6.is_some() {
@@ -256,18 +259,18 @@ fn join(
         outbound.push(outbound_v6);
         inbound.push(inbound_v6);
     }
-    Ok((PodSockets { outbound, inbound, port: port.clone() }, port))
+    Ok((PodSockets { outbound, inbound, port: port.clone(), ips }, port))
 }
 
-/// The pod's first global address of each family, zero without one.
-fn own_addresses(netns: &Netns) -> Result<(u32, Addr), CaptureError> {
+/// The pod's first global address of each family.
+fn own_addresses(netns: &Netns) -> Result<Vec<IpAddr>, CaptureError> {
     let all = netns
         .within(ifaddrs::addresses)
         .and_then(|all| all)
         .step(|| "reading the pod's addresses".into())?;
     let v4 = all.iter().find(|ip| matches!(ip, IpAddr::V4(v4) if !v4.is_link_local()));
     let v6 = all.iter().find(|ip| matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local()));
-    Ok((v4.map_or(0, |ip| to_abi(*ip)[3]), v6.map_or([0; 4], |ip| to_abi(*ip))))
+    Ok(v4.into_iter().chain(v6).copied().collect())
 }
 
 /// Parts: the reverse of [`join`]. `after` is what the table of pods says from then on.

@@ -31,8 +31,9 @@ const USED_MAX: usize = 4096;
 /// One pod of this node.
 pub(crate) struct Pod {
     pub(crate) id: WorkloadId,
-    /// What enrolment said; the snapshot may know it better.
-    local: Arc<LocalPod>,
+    /// What enrolment said, with the addresses that the pod's interfaces have where the
+    /// configuration told none; the snapshot may know it better.
+    enrolled: Arc<Workload>,
     pub(crate) port: Arc<dyn PodPort>,
     /// HTTP connections that wait for the next request: to the pod's own application, and from
     /// the pod to elsewhere.
@@ -45,10 +46,14 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    pub(crate) fn new(local: Arc<LocalPod>, port: Arc<dyn PodPort>) -> Self {
+    pub(crate) fn new(local: &LocalPod, port: Arc<dyn PodPort>, ips: Vec<IpAddr>) -> Self {
+        let mut enrolled = Arc::clone(&local.workload);
+        if enrolled.ips.is_empty() && !ips.is_empty() {
+            Arc::make_mut(&mut enrolled).ips = ips.into();
+        }
         Self {
-            id: local.workload.id.clone(),
-            local,
+            id: enrolled.id.clone(),
+            enrolled,
             port,
             pool: Pool::default(),
             connections: AtomicUsize::new(0),
@@ -68,8 +73,13 @@ impl Pod {
 
     /// The pod as `snapshot` describes it, else as it was described when it was added.
     pub(crate) fn workload(&self, snapshot: &Snapshot) -> Arc<Workload> {
-        let local = snapshot.local.get(&self.id).unwrap_or(&self.local);
-        Arc::clone(&local.workload)
+        let Some(LocalPod { workload, .. }) = snapshot.local.get(&self.id).map(|local| &**local)
+        else {
+            return Arc::clone(&self.enrolled);
+        };
+        // The API server learns a pod's addresses after its first processes have started.
+        let unnamed = workload.ips.is_empty() && workload.uid == self.enrolled.uid;
+        Arc::clone(if unnamed { &self.enrolled } else { workload })
     }
 }
 

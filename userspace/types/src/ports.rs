@@ -2,7 +2,7 @@
 //! namespace. `capture` implements them with eBPF and `setns`; `proxy` never sees either.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -59,4 +59,7 @@ pub struct PodSockets {
     pub inbound: Vec<TcpListener>,
     /// The way into the namespace.
     pub port: Arc<dyn PodPort>,
+    /// The first global address of each family that the pod's interfaces have: those of a pod that
+    /// has just started stand in no API object yet.
+    pub ips: Vec<IpAddr>,
 }

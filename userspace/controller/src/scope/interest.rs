@@ -96,8 +96,8 @@ impl State {
             Audience::All => self.connected.clone(),
             Audience::Node => {
                 let mut wanted = self.enrolled.clone();
-                if let Some(node) = self.node_by_name.get(&object.key.name) {
-                    wanted.insert(*node);
+                for stream in self.nodes_by_name.get(&object.key.name).into_iter().flatten() {
+                    wanted.insert(*stream);
                 }
                 wanted
             }
@@ -115,10 +115,10 @@ impl State {
             Audience::Unit => return,
             Audience::Pod => {
                 let mut wanted = object.looked.clone();
-                if let Facts::Pod(pod) = &object.facts
-                    && let Some(node) = self.node_by_name.get(&pod.node)
-                {
-                    wanted.insert(*node);
+                if let Facts::Pod(pod) = &object.facts {
+                    for stream in self.nodes_by_name.get(&pod.node).into_iter().flatten() {
+                        wanted.insert(*stream);
+                    }
                 }
                 for unit in self.units_of_pod(object) {
                     wanted.union_with(&self.units.get(unit).wanted);

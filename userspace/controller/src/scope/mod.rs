@@ -188,12 +188,12 @@ impl World {
     /// The names of the nodes that have a stream.
     #[must_use]
     pub fn connected(&self) -> Vec<Arc<str>> {
-        self.state.lock().node_by_name.keys().cloned().collect()
+        self.state.lock().nodes_by_name.keys().cloned().collect()
     }
 
-    pub(crate) fn connect(&self, name: &str, inventory: Vec<Held>) -> Ticket {
+    pub(crate) fn connect(&self, name: &str, instance: &str, inventory: Vec<Held>) -> Ticket {
         let mut state = self.state.lock();
-        let ticket = state.connect(name, inventory);
+        let ticket = state.connect(name, instance, inventory);
         self.tell_verdicts(state.verdicts.is_empty());
         ticket
     }

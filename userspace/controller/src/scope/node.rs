@@ -21,6 +21,8 @@ use super::unit::UnitId;
 const MAX_UPDATE_BYTES: usize = 3 << 20;
 /// Keys that one Update takes back.
 const MAX_REMOVED: usize = 8192;
+/// Streams of one node: a daemon's, and that of the one that takes over from it.
+const MAX_STREAMS: usize = 2;
 /// Things outside of its scope that a node may have asked for; the oldest goes for a new one.
 const MAX_LOOKED_UP: usize = 4096;
 
@@ -30,6 +32,8 @@ pub(crate) struct NodeState {
     pub(crate) name: Arc<str>,
     /// Tells this stream of the node from others.
     pub(crate) epoch: u64,
+    /// The start of the daemon that it is of.
+    instance: String,
     /// The namespaces of its enrolled pods.
     pub(crate) clients: Set<Arc<str>>,
     /// What it has to be told; each object once.
@@ -94,9 +98,17 @@ pub(crate) struct Batch {
 
 impl State {
     /// Takes a node in, with what it holds already.
-    pub(crate) fn connect(&mut self, name: &str, inventory: Vec<Held>) -> Ticket {
+    ///
+    /// A daemon has one stream: a new one of the same start takes the place of the one before. A
+    /// node has more than one while a daemon takes over from another, both of which serve.
+    pub(crate) fn connect(&mut self, name: &str, instance: &str, inventory: Vec<Held>) -> Ticket {
         let name = self.name(name);
-        if let Some(old) = self.node_by_name.get(&name).copied() {
+        let streams = self.nodes_by_name.get(&name).cloned().unwrap_or_default();
+        let (before, others): (Vec<_>, Vec<_>) = streams
+            .into_iter()
+            .partition(|old| self.node(*old).is_some_and(|node| node.instance == instance));
+        let too_many = (others.len() + 1).saturating_sub(MAX_STREAMS);
+        for old in before.into_iter().chain(others.into_iter().take(too_many)) {
             self.disconnect_node(old);
         }
         let node = self.nodes.iter().position(Option::is_none).unwrap_or_else(|| {
@@ -108,6 +120,7 @@ impl State {
         self.nodes[node] = Some(NodeState {
             name: Arc::clone(&name),
             epoch,
+            instance: instance.to_owned(),
             clients: Set::default(),
             dirty: Vec::new(),
             gone: Vec::new(),
@@ -117,7 +130,7 @@ impl State {
             wake: Arc::clone(&wake),
             replaced: Arc::clone(&replaced),
         });
-        self.node_by_name.insert(name, node);
+        self.nodes_by_name.entry(name).or_default().push(node);
         self.connected.insert(node);
         let mut versions: Map<Slot, String> = Map::default();
         for held in inventory {
@@ -173,7 +186,12 @@ impl State {
     fn disconnect_node(&mut self, node: NodeId) {
         let Some(state) = self.nodes.get_mut(node).and_then(Option::take) else { return };
         state.replaced.notify_one();
-        self.node_by_name.remove(&state.name);
+        if let Some(streams) = self.nodes_by_name.get_mut(&state.name) {
+            streams.retain(|stream| *stream != node);
+            if streams.is_empty() {
+                self.nodes_by_name.remove(&state.name);
+            }
+        }
         self.connected.remove(node);
         self.enrolled.remove(node);
         for namespace in &state.clients {

@@ -48,7 +48,8 @@ pub(crate) struct State {
     pub(super) default_reach: Reach,
     pub(super) default_exports: Exports,
     pub(crate) nodes: Vec<Option<NodeState>>,
-    pub(crate) node_by_name: Map<Arc<str>, NodeId>,
+    /// The streams of each node, the oldest first.
+    pub(crate) nodes_by_name: Map<Arc<str>, Vec<NodeId>>,
     pub(crate) connected: NodeSet,
     /// The nodes that have enrolled pods.
     pub(crate) enrolled: NodeSet,
@@ -408,7 +409,7 @@ impl State {
         }
         self.refresh(slot);
         for name in [&old, &new].into_iter().flatten() {
-            if let Some(node) = self.node_by_name.get(name).copied() {
+            for node in self.nodes_by_name.get(name).cloned().unwrap_or_default() {
                 self.recount(node);
             }
         }

@@ -34,7 +34,7 @@ impl Client {
         let inventory = held
             .values()
             .map(|(key, version)| Held { key: Some(key.clone()), version: version.clone() });
-        let ticket = world.connect(name, inventory.collect());
+        let ticket = world.connect(name, "1", inventory.collect());
         let mut client = Self { name, ticket, held, received: 0 };
         client.settle(world);
         client
@@ -340,6 +340,22 @@ fn a_stream_resumes_with_the_difference() {
     let again = Client::resume(&world, "one", held.clone());
     assert_eq!((again.received, again.held.len()), (0, held.len()));
     assert!(world.take(&one.ticket).is_none(), "the stream before is over");
+    // A daemon that takes over from this one has a stream beside its own; no third one has.
+    let successor = world.connect("one", "2", Vec::new());
+    assert!(world.has_news(&successor) && world.take(&again.ticket).is_some());
+    assert_eq!(world.connected().len(), 1);
+    let third = world.connect("one", "3", Vec::new());
+    assert!(world.take(&again.ticket).is_none() && world.take(&successor).is_some());
+    let renewed = world.connect("one", "2", Vec::new());
+    let renewed_again = world.connect("one", "3", Vec::new());
+    assert!(world.take(&third).is_none() && world.take(&renewed).is_some());
+    let third = renewed_again;
+    assert!(world.take(&successor).is_none() && world.take(&third).is_some());
+    world.disconnect(&third);
+    assert_eq!(world.connected().len(), 1);
+    world.disconnect(&renewed);
+    assert_eq!(world.connected().len(), 0);
+    let again = Client::resume(&world, "one", held.clone());
     world.disconnect(&one.ticket);
     // Another replica, another history.
     world.disconnect(&again.ticket);
@@ -388,7 +404,7 @@ fn verdicts_say_who_took_what() {
     };
     assert!(changed() && !changed());
     let one = Client::connect(&world, "one");
-    let two = world.connect("two", Vec::new());
+    let two = world.connect("two", "1", Vec::new());
     let count = || {
         let verdict = verdicts.of(&key).expect("a verdict");
         (verdict.interested, verdict.took, verdict.refused)
@@ -448,7 +464,7 @@ fn policies_come_before_pods_and_go_after_them() {
         let hosts: Vec<String> = (0..9000).map(|h| format!("h{h}.example.com")).collect();
         rule(&world, Kind::ServiceEntry, "a", &format!("s{n}"), json!({"hosts": hosts}));
     }
-    let ticket = world.connect("one", Vec::new());
+    let ticket = world.connect("one", "1", Vec::new());
     let (mut order, mut batches) = (Vec::new(), 0);
     loop {
         let batch = world.take(&ticket).expect("the stream");

@@ -39,7 +39,7 @@ pub(super) async fn run(
         // Before everything has been listed, what a node needs is not known, and what it holds
         // must not be taken from it.
         shared.world.synced().await;
-        let ticket = shared.world.connect(&identity.node, inventory);
+        let ticket = shared.world.connect(&identity.node, &hello.instance, inventory);
         let _guard = Connected { shared: &shared, ticket: &ticket };
         tracing::info!(
             node = identity.node,
@@ -157,7 +157,7 @@ impl Session<'_> {
                     None => return Ok(()),
                 },
                 () = self.ticket.replaced.notified() => {
-                    return Err(Status::aborted("the node has another stream"));
+                    return Err(Status::aborted("the daemon has another stream"));
                 }
                 () = self.ticket.wake.notified(), if !due => {}
                 Ok(()) = self.trust.changed() => self.trust_is_news = true,
@@ -179,7 +179,7 @@ impl Session<'_> {
     async fn tell(&mut self) -> Result<(), Status> {
         let trust_changed = std::mem::take(&mut self.trust_is_news) || self.first;
         let Some(batch) = self.shared.world.take(self.ticket) else {
-            return Err(Status::aborted("the node has another stream"));
+            return Err(Status::aborted("the daemon has another stream"));
         };
         let complete = batch.complete;
         let empty = batch.upserts.is_empty() && batch.removed.is_empty();

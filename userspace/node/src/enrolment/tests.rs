@@ -68,7 +68,7 @@ impl PodPort for NoPort {
 impl Captor for Paper {
     fn enroll(&self, spec: &PodSpec) -> Result<PodSockets, String> {
         self.note("enroll", format!("{} {:?}", spec.id, spec.excluded_outbound_ports))?;
-        Ok(PodSockets { outbound: vec![], inbound: vec![], port: Arc::new(NoPort) })
+        Ok(PodSockets { outbound: vec![], inbound: vec![], port: Arc::new(NoPort), ips: vec![] })
     }
 
     fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), String> {

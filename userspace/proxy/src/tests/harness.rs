@@ -302,6 +302,7 @@ impl World {
                 outbound: vec![listener],
                 inbound: Vec::new(),
                 port: Arc::<FakePort>::clone(&port),
+                ips: Vec::new(),
             };
             self.nodes[node].plane.add_pod(Arc::clone(&local), sockets).unwrap();
             let inbound = Inbound {

@@ -32,6 +32,8 @@ const DISK_PATIENCE: Duration = Duration::from_secs(5);
 /// Everything that outlives a stream.
 pub(super) struct Core {
     pub(super) node: String,
+    /// Tells this start of the daemon from others.
+    pub(super) instance: String,
     pub(super) status: Status,
     follower: Follower,
     store: Store,
@@ -64,6 +66,11 @@ struct Named {
     faults: Vec<Fault>,
 }
 
+fn instance() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", std::process::id(), now.as_nanos())
+}
+
 impl Core {
     /// Opens the state directory and takes in what is there.
     pub(super) fn open(
@@ -86,6 +93,7 @@ impl Core {
         }
         let mut core = Self {
             node: node.to_owned(),
+            instance: instance(),
             status,
             follower,
             store: Store::default(),

@@ -18,6 +18,10 @@ pub(super) const LOOKUPS_WAITING: usize = 1024;
 pub(super) const LOOKUP_BATCH: usize = 64;
 /// How long a connection waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a stream that has ended (or that a daemon that starts does not have yet) is waited for
+/// by connections that would be refused without an answer: another one comes in a moment when a
+/// controller is replaced.
+const RETURN: Duration = Duration::from_secs(2);
 /// How long it counts that nothing is known about an address.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 /// How long it counts while nobody can be asked.
@@ -36,6 +40,8 @@ pub struct Lookups {
 #[derive(Default)]
 struct State {
     connected: bool,
+    /// Since when there is no stream.
+    without_since: Option<tokio::time::Instant>,
     /// Addresses that the controller is being asked about, and who wants to know.
     waiting: HashMap<IpAddr, watch::Sender<Option<bool>>>,
     /// Questions under way.
@@ -45,11 +51,13 @@ struct State {
 
 impl Lookups {
     pub(super) fn new(ask: mpsc::Sender<IpAddr>, status: Status, policy: Unanswered) -> Self {
-        Self { ask, status, policy, state: Mutex::default() }
+        let state = State { without_since: Some(tokio::time::Instant::now()), ..State::default() };
+        Self { ask, status, policy, state: Mutex::new(state) }
     }
 
-    pub(super) fn connected(&self, connected: bool) {
-        self.state.lock().connected = connected;
+    /// Everything has come once: questions are answered.
+    pub(super) fn connected(&self) {
+        self.state.lock().connected = true;
     }
 
     /// A question is on its way.
@@ -73,14 +81,33 @@ impl Lookups {
         self.status.update(|facts| facts.lookups[usize::from(!known)] += 1);
     }
 
-    /// The stream has ended: nobody answers.
+    /// The stream has ended: nobody answers now. Those who would be refused wait for the next one.
     pub(super) fn unanswered(&self) {
         let mut state = self.state.lock();
-        state.connected = false;
-        state.sent.clear();
-        for (_, waiting) in state.waiting.drain() {
-            waiting.send_replace(Some(false));
+        if std::mem::take(&mut state.connected) {
+            state.without_since = Some(tokio::time::Instant::now());
         }
+        let asked: Vec<IpAddr> = std::mem::take(&mut state.sent).into_values().flatten().collect();
+        let mut waiting = std::mem::take(&mut state.waiting);
+        waiting.retain(|address, waiting| {
+            let refused = self.is_refused(&state, *address);
+            if !refused {
+                waiting.send_replace(Some(false));
+            }
+            refused
+        });
+        for address in asked {
+            if let Some(asking) = waiting.get(&address)
+                && self.ask.try_send(address).is_err()
+            {
+                asking.send_replace(Some(false));
+            }
+        }
+        state.waiting = waiting;
+    }
+
+    fn is_refused(&self, state: &State, address: IpAddr) -> bool {
+        matches!(self.without(state, address), Answer::Refused(_))
     }
 
     fn begin(&self, address: IpAddr) -> Result<watch::Receiver<Option<bool>>, Answer> {
@@ -88,7 +115,7 @@ impl Lookups {
         if state.knows_nothing(address, UNKNOWN_FOR) {
             return Err(Answer::Unknown);
         }
-        if !state.connected {
+        if !state.connected && !(state.may_return() && self.is_refused(&state, address)) {
             return Err(self.without(&state, address));
         }
         if let Some(waiting) = state.waiting.get(&address) {
@@ -119,13 +146,18 @@ impl Lookups {
             Ok(told) => told,
             Err(answer) => return answer,
         };
-        let answered = tokio::time::timeout(PATIENCE, told.wait_for(Option::is_some)).await;
-        if matches!(&answered, Ok(Ok(answer)) if **answer == Some(true)) {
-            return Answer::LookAgain;
-        }
-        drop(answered);
+        let mut state = loop {
+            match tokio::time::timeout(PATIENCE, told.wait_for(Option::is_some)).await {
+                Ok(Ok(answer)) if *answer == Some(true) => return Answer::LookAgain,
+                answered => drop(answered),
+            }
+            let unanswered = told.borrow_and_update().is_none();
+            let state = self.state.lock();
+            if !(unanswered && !state.connected && state.may_return()) {
+                break state;
+            }
+        };
         self.status.update(|facts| facts.lookups[2] += 1);
-        let mut state = self.state.lock();
         // Whoever comes next asks anew.
         state.waiting.remove(&address);
         self.without(&state, address)
@@ -139,6 +171,11 @@ impl UnknownDestinations for Lookups {
 }
 
 impl State {
+    /// Whether a stream is likely to come in a moment.
+    fn may_return(&self) -> bool {
+        self.without_since.is_some_and(|since| since.elapsed() < RETURN)
+    }
+
     fn remember(&mut self, address: IpAddr, now: Instant) {
         if self.unknown.len() >= MAX_UNKNOWN {
             self.unknown.retain(|_, at| now.duration_since(*at) < UNKNOWN_FOR);

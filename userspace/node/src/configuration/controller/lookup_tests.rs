@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
 #[tokio::test]
 async fn one_question_serves_all_who_wait_and_its_answer_is_remembered() {
     let (lookups, mut asked) = lookups(Unanswered::Refuse);
-    lookups.connected(true);
+    lookups.connected();
     let many: Vec<_> = (0..10)
         .map(|_| {
             let lookups = Arc::clone(&lookups);
@@ -39,9 +39,10 @@ async fn one_question_serves_all_who_wait_and_its_answer_is_remembered() {
     assert_eq!(again.await.unwrap(), Answer::Unknown);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_an_answer_private_addresses_are_refused_and_public_ones_are_not() {
     let (refusing, _asked) = lookups(Unanswered::Refuse);
+    tokio::time::advance(RETURN).await;
     for (address, refused) in [
         ("10.1.2.3", true),
         ("172.20.0.1", true),
@@ -60,9 +61,42 @@ async fn without_an_answer_private_addresses_are_refused_and_public_ones_are_not
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_stream_answers_what_the_last_one_did_not() {
+    let (lookups, mut asked) = lookups(Unanswered::Refuse);
+    lookups.connected();
+    let ask = |address: &'static str| {
+        let lookups = Arc::clone(&lookups);
+        tokio::spawn(async move { lookups.look_up(ip(address)).await })
+    };
+    let private = ask("10.0.0.1");
+    assert_eq!(asked.recv().await, Some(ip("10.0.0.1")));
+    lookups.sent(1, vec![ip("10.0.0.1")]);
+    let public = ask("1.1.1.1");
+    assert_eq!(asked.recv().await, Some(ip("1.1.1.1")));
+    lookups.unanswered();
+    // Nobody refuses a public address: it does not wait.
+    assert_eq!(public.await.unwrap(), Answer::Unknown);
+    let later = ask("10.0.0.2");
+    assert_eq!(asked.recv().await, Some(ip("10.0.0.1")));
+    assert_eq!(asked.recv().await, Some(ip("10.0.0.2")));
+    lookups.connected();
+    lookups.sent(1, vec![ip("10.0.0.1"), ip("10.0.0.2")]);
+    lookups.found(1, true);
+    assert_eq!(private.await.unwrap(), Answer::LookAgain);
+    assert_eq!(later.await.unwrap(), Answer::LookAgain);
+    // No stream comes: not for ever.
+    lookups.unanswered();
+    let begin = tokio::time::Instant::now();
+    assert!(matches!(ask("10.0.0.3").await.unwrap(), Answer::Refused(_)));
+    assert!(begin.elapsed() >= RETURN && begin.elapsed() <= RETURN + PATIENCE);
+    assert!(matches!(ask("10.0.0.4").await.unwrap(), Answer::Refused(_)));
+    assert!(begin.elapsed() <= RETURN + PATIENCE);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_controller_is_waited_for_no_longer_than_a_second() {
     let (lookups, _asked) = lookups(Unanswered::Refuse);
-    lookups.connected(true);
+    lookups.connected();
     let begin = tokio::time::Instant::now();
     let answer = lookups.look_up(ip("10.0.0.1")).await;
     assert!(matches!(answer, Answer::Refused(_)));

@@ -77,7 +77,7 @@ async fn open(core: &Core, service: Service, nothing: bool) -> Result<Opened, St
     let hello = Hello {
         protocol: PROTOCOL,
         node: core.node.clone(),
-        instance: instance(),
+        instance: core.instance.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         trim: TRIM,
     };
@@ -101,12 +101,6 @@ async fn open(core: &Core, service: Service, nothing: bool) -> Result<Opened, St
     });
     tracing::info!(%address, "stream from the controller");
     Ok(Opened { outgoing, incoming: answer.into_inner() })
-}
-
-/// Tells this start of the daemon from others.
-fn instance() -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("{:x}-{:x}", std::process::id(), now.as_nanos())
 }
 
 fn words(status: &tonic::Status) -> String {
@@ -138,7 +132,7 @@ async fn serve(
                         let nonce = rising(&update, &mut last_nonce)?;
                         let rejected = core.take(update, staged, keeper).await?;
                         if staged.synced {
-                            links.lookups.connected(true);
+                            links.lookups.connected();
                         }
                         let ack = Ack { nonce, rejected };
                         send(&outgoing, node_message::Message::Ack(ack)).await?;

@@ -115,7 +115,8 @@ impl Lookups {
         if state.knows_nothing(address, UNKNOWN_FOR) {
             return Err(Answer::Unknown);
         }
-        if !state.connected && !(state.may_return() && self.is_refused(&state, address)) {
+        let answered = state.connected || state.may_return() && self.is_refused(&state, address);
+        if !answered {
             return Err(self.without(&state, address));
         }
         if let Some(waiting) = state.waiting.get(&address) {

@@ -65,7 +65,7 @@ impl KubeMesh {
             PROGRAMS.iter().map(|program| archive(program)).collect::<Result<Vec<_>>>()?;
         let cluster = Cluster::up(options)?;
         archives.iter().try_for_each(|archive| cluster.load_image(archive))?;
-        eprintln!("cluster and images after {:?}", start.elapsed());
+        eprintln!("cluster and images after {:.1} s", start.elapsed().as_secs_f64());
         Ok(Self { cluster })
     }
 

@@ -2,11 +2,13 @@
 //! uninstalling it leaves nothing on the nodes.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::cluster::{Cluster, ClusterOptions, app_pod};
 use fairlead_tests::eventually;
 use fairlead_tests::kube::{KubeMesh, READY, SYSTEM, manifests};
+use fairlead_tests::process::binary;
 use serde_json::Value;
 
 /// The controller's rights everywhere: resources, names, verbs.
@@ -69,6 +71,7 @@ fn least_rights_and_nothing_left_after_uninstalling() -> Result<()> {
     rights(&mesh)?;
     capabilities(&mesh)?;
     applied_again(&mesh)?;
+    by_command(&mesh)?;
     mesh.namespace("shop", "istio.io/dataplane-mode: ambient")?;
     let echo = ["echo", "--http", "8080"];
     mesh.apply(&format!(
@@ -84,6 +87,8 @@ fn least_rights_and_nothing_left_after_uninstalling() -> Result<()> {
         ensure!(with.iter().any(|line| line.contains("/sys/fs/bpf/fairlead")), "{with:?}");
         ensure!(with.len() > before.len(), "{with:?}");
     }
+    let (done, said) = fairlead(&mesh, &["uninstall"])?;
+    ensure!(!done && said.contains("still in the mesh by their labels: shop"), "{said}");
     uninstall(&mesh)?;
     for (node, before) in [1, 2].into_iter().zip(&before) {
         let after = traces(&mesh, node)?;
@@ -120,12 +125,13 @@ fn applied_again(mesh: &KubeMesh) -> Result<()> {
         ensure!(hooks.len() == 2 && hooks.iter().all(bundle), "{hooks:?}");
         Ok(Some(object))
     })?;
-    let generations = || -> Result<Vec<Value>> {
+    // A Deployment's generation counts its annotations, too.
+    let specs = || -> Result<Vec<Value>> {
         let all = mesh.json(&["get", "deployments,daemonsets", "-n", SYSTEM])?;
         let all = all["items"].as_array().context("no items")?;
-        Ok(all.iter().map(|item| item["metadata"]["generation"].clone()).collect())
+        Ok(all.iter().map(|item| item["spec"].clone()).collect())
     };
-    let made = generations()?;
+    let made = specs()?;
     ensure!(made.len() == 3, "{made:?}");
     let dir = manifests();
     let dir = dir.to_str().context("not UTF-8")?;
@@ -137,10 +143,47 @@ fn applied_again(mesh: &KubeMesh) -> Result<()> {
         // A change counts also when it was mended since.
         let generation = |object: &Value| object["metadata"]["generation"].clone();
         ensure!(generation(&after) == generation(&before), "{way:?}: it was changed");
-        let now = generations()?;
+        let now = specs()?;
         ensure!(now == made, "{way:?}: {made:?} became {now:?}");
     }
     Ok(())
+}
+
+/// `fairlead install` is the same manifests from within the program, in another way.
+fn by_command(mesh: &KubeMesh) -> Result<()> {
+    let dir = manifests();
+    let dir = dir.to_str().context("not UTF-8")?;
+    let (done, printed) = fairlead(mesh, &["install", "-o", "yaml"])?;
+    ensure!(done && printed == mesh.kubectl(&["kustomize", dir])?, "not the same: {printed}");
+    let overlay = manifests().join("overlays/beside-istio");
+    let (done, printed) = fairlead(mesh, &["install", "--overlay", "beside-istio", "-o", "yaml"])?;
+    let same = mesh.kubectl(&["kustomize", overlay.to_str().context("not UTF-8")?])?;
+    ensure!(done && printed == same, "not the same: {printed}");
+    let other = ["--image-registry", "example.org/mesh", "--tag", "7", "-o", "yaml"];
+    let (done, printed) = fairlead(mesh, &[&["install"], &other[..]].concat())?;
+    let named = |image: &str| {
+        printed.contains(&format!("image: example.org/mesh/{image}:\"7\""))
+            || printed.contains(&format!("image: example.org/mesh/{image}:7\n"))
+    };
+    let all = ["fairlead-controller", "fairlead-node", "fairlead-cni"];
+    ensure!(done && all.into_iter().all(named) && !printed.contains("fairlead.dev/"), "{printed}");
+    let (done, said) = fairlead(mesh, &["install"])?;
+    ensure!(done && said.contains("The mesh is ready"), "{said}");
+    Ok(())
+}
+
+/// The command line on this cluster; whether it succeeded, and what it said.
+fn fairlead(mesh: &KubeMesh, args: &[&str]) -> Result<(bool, String)> {
+    let kubectl = fairlead_cluster::Cluster::kubectl(mesh);
+    let program = binary("fairlead", "FAIRLEAD_TEST_CLI")?;
+    let done = Command::new(program)
+        .args(args)
+        .arg("--kubectl")
+        .arg(kubectl.command(&[]).get_program())
+        .env("KUBECONFIG", mesh.kubeconfig())
+        .output()?;
+    let text = [done.stdout, done.stderr].concat();
+    Ok((done.status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// What an account may do beside what every account may.

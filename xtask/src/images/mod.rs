@@ -104,8 +104,12 @@ fn build(wanted: &[(&str, &str)], profile: &str) -> Result<PathBuf> {
         ebpf::ensure_built()?;
     }
     let mut command = cargo(&["build", "--quiet", "--profile", profile]);
-    for (package, _) in wanted {
+    // All are named, so that dependencies have the same features whichever is wanted, and are built once.
+    for (package, _) in PROGRAMS {
         command.args(["-p", package]);
+    }
+    for (_, program) in wanted {
+        command.args(["--bin", program]);
     }
     let mut dir = profile_dir(profile);
     if profile == SHIPPED {

@@ -6,6 +6,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use fairlead_tests::client::Load;
 use fairlead_tests::eventually;
 use fairlead_tests::kube::{READY, SYSTEM, manifests};
 use fairlead_tests::process;
@@ -88,6 +89,10 @@ fn tell(world: &World, story: &mut Story) -> Result<()> {
 
 /// An application without a mesh.
 fn before(world: &World, story: &mut Story) -> Result<()> {
+    story.say(
+        "Two nodes: visitor, productpage and reviews v1 on the first; details, reviews v2 and v3,",
+    );
+    story.say("ratings and their database on the second. None of them knows of a mesh.");
     let path = manifests().join("demo/kubernetes/bookinfo.yaml");
     world.told(&["apply", "-f", path.to_str().context("not UTF-8")?])?;
     for namespace in [NAMESPACE, "legacy"] {
@@ -105,7 +110,7 @@ fn before(world: &World, story: &mut Story) -> Result<()> {
 fn install(world: &World, story: &mut Story) -> Result<()> {
     let start = Instant::now();
     let dir = manifests();
-    world.told(&["apply", "--server-side", "-k", dir.to_str().context("not UTF-8")?])?;
+    world.told(&["apply", "-k", &format!("{}/", dir.to_str().context("not UTF-8")?)])?;
     for what in
         ["deployment/fairlead-controller", "daemonset/fairlead-node", "daemonset/fairlead-cni"]
     {
@@ -164,12 +169,12 @@ fn join(world: &World, story: &mut Story) -> Result<()> {
     let bytes = seen.payload_bytes(&addresses);
     story.promise(
         bytes > 0,
-        &format!("between the nodes {} KiB of TLS 1.3 and nothing else", bytes.div_ceil(1024)),
+        &format!("between the nodes {} KiB of TLS and nothing else", bytes.div_ceil(1024)),
     )?;
     let mutual = requests()? - so_far;
     story.promise(
         mutual >= 200.0,
-        &format!("Istio's metrics count {mutual} of them as mutual TLS"),
+        &format!("Istio's metrics count {mutual} requests as mutual TLS, at both ends of each"),
     )?;
     story.promise(world.pods()? == pods, "same pods, same addresses, no container restarted")
 }
@@ -285,6 +290,15 @@ fn without_controller(world: &World, story: &mut Story) -> Result<()> {
     story.promise(ready == 6, "the controllers are back")
 }
 
+/// What went wrong how often, most often first.
+fn reasons(load: &Load) -> String {
+    let errors = load.0["errors"].as_object().into_iter().flatten();
+    let mut all: Vec<(u64, &String)> =
+        errors.filter_map(|(text, count)| Some((count.as_u64()?, text))).collect();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    all.iter().map(|(count, text)| format!("{count} × {text}")).collect::<Vec<_>>().join(", ")
+}
+
 /// Refused while the daemon is dead, never plaintext.
 fn killed(world: &World, story: &mut Story) -> Result<()> {
     let node = world.node_of("visitor")?;
@@ -302,7 +316,7 @@ fn killed(world: &World, story: &mut Story) -> Result<()> {
     let (failed, all) = (load.count("failed"), load.count("requests"));
     story.promise(
         failed > 0 && load.count("ok") == load.status(200),
-        &format!("{failed} of {all} new connections were refused: {}", load.errors()),
+        &format!("{failed} of {all} new connections were refused: {}", reasons(&load)),
     )?;
     let at = |i: usize| load.0["failures_ms"][i].as_u64().unwrap_or(u64::MAX);
     let gone = at(1).saturating_sub(at(0));

@@ -55,7 +55,7 @@ or with a kubectl of your own: export KUBECONFIG={}",
     /// Runs kubectl, and shows what people would type.
     pub(super) fn told(&self, args: &[&str]) -> Result<String> {
         let root = manifests();
-        let shown = args.join(" ").replace(&root.display().to_string(), "manifests");
+        let shown = args.join(" ").replace(&format!("{}/", root.display()), "manifests/");
         println!("   $ kubectl {shown}");
         self.mesh.kubectl(args)
     }

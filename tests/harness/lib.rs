@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod client;
 pub mod cluster;
 pub mod daemon;
+pub mod inside;
 pub mod kube;
 pub mod log;
 pub mod manifest;

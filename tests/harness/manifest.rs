@@ -23,8 +23,9 @@ pub struct PodSpec {
     pub families: Families,
     /// Whether it counts as ready from the start.
     pub ready: bool,
-    /// Whether its object names its addresses; one that has just started has none there yet.
-    pub listed: bool,
+    /// What its object names instead of its addresses; one that has just started has none there
+    /// yet, one that was started again those that it had before.
+    pub listed: Option<Vec<IpAddr>>,
     /// Its uid, as an API server gives them; its cgroup is called so then, as the kubelet's are.
     pub uid: Option<String>,
 }
@@ -54,7 +55,7 @@ impl PodSpec {
             annotations: BTreeMap::new(),
             families: Families::Dual,
             ready: true,
-            listed: true,
+            listed: None,
             uid: None,
         }
     }
@@ -66,10 +67,10 @@ impl PodSpec {
         self
     }
 
-    /// With no address in its object.
+    /// With these addresses in its object, instead of its own.
     #[must_use]
-    pub fn unlisted(mut self) -> Self {
-        self.listed = false;
+    pub fn listed(mut self, ips: &[IpAddr]) -> Self {
+        self.listed = Some(ips.to_vec());
         self
     }
 
@@ -118,7 +119,7 @@ impl PodSpec {
     /// The object, given its addresses and namespace path.
     #[must_use]
     pub fn yaml(&self, node: &str, ips: &[IpAddr], netns: &str) -> String {
-        let ips = if self.listed { ips } else { &[] };
+        let ips = self.listed.as_deref().unwrap_or(ips);
         let mut annotations = self.annotations.clone();
         annotations.insert("fairlead.io/netns".into(), netns.into());
         let ready = if self.ready { "True" } else { "False" };

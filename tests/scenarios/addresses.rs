@@ -138,21 +138,25 @@ fn forged_sources_and_the_own_address_are_no_way_around() -> Result<()> {
     Ok(())
 }
 
-/// A pod that has just started stands in no API object with its addresses: its own servers and
-/// policies of those that it reaches know it by what its interfaces have.
+/// A pod that has just started stands in no API object with its addresses, one that was started
+/// again with those that it had before: servers, and policies of those that it reaches, know it by
+/// what its interfaces have.
 #[test]
 fn a_pod_that_has_just_started_is_known_by_the_addresses_that_it_has() -> Result<()> {
     let mesh = Mesh::new(2)?;
-    let client = mesh.pod(PodSpec::new("client").unlisted())?;
+    let new = mesh.pod(PodSpec::new("new").account("client").listed(&[]))?;
+    let former = ["10.251.252.253".parse()?, "fd00:251:252::253".parse()?];
+    let moved = mesh.pod(PodSpec::new("moved").account("client").listed(&former))?;
     let near = mesh.pod(PodSpec::new("near"))?;
     let far = mesh.pod(PodSpec::new("far").on(1))?;
     mesh.start()?;
     let _near = near.serve(&echo_args("near", "v1"))?;
     let _far = far.serve(&echo_args("far", "v1"))?;
     let capture = mesh.capture()?;
-    for server in [&near, &far] {
+    let pairs = || [&new, &moved].into_iter().flat_map(|client| [(client, &near), (client, &far)]);
+    for (client, server) in pairs() {
         let reply = client.get(&format!("http://{}:8080/", server.ip()), &[])?;
-        ensure!(reply.status() == 200, "{}: {}", server.name, reply.0);
+        ensure!(reply.status() == 200, "{} to {}: {}", client.name, server.name, reply.0);
         let xfcc = reply.seen("x-forwarded-client-cert").unwrap_or_default();
         ensure!(xfcc.contains("/sa/client"), "{}: XFCC is {xfcc:?}", server.name);
         let peer: std::net::SocketAddr = reply.echo("peer").parse()?;
@@ -161,14 +165,19 @@ fn a_pod_that_has_just_started_is_known_by_the_addresses_that_it_has() -> Result
     let deny = format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny, \
          namespace: default}}\nspec:\n  action: DENY\n  rules: [{{from: [{{source: {{ipBlocks: \
-         ['{}']}}}}]}}]\n",
-        client.ip()
+         ['{}', '{}']}}}}]}}]\n",
+        new.ip(),
+        moved.ip()
     );
     mesh.apply("deny", &deny)?;
-    for server in [&near, &far] {
+    for (client, server) in pairs() {
         let reply = client.get(&format!("http://{}:8080/", server.ip()), &[])?;
-        ensure!(reply.status() == 403, "{} is not closed: {}", server.name, reply.0);
+        ensure!(reply.status() == 403, "{} is open to {}: {}", server.name, client.name, reply.0);
     }
-    capture.stop()?.assert_all_tls(&[client.ips.clone(), far.ips.clone()].concat())?;
+    let clients = [new.ips.clone(), moved.ips.clone()].concat();
+    let captured = capture.stop()?;
+    for client in clients {
+        captured.assert_all_tls(&[&[client], &far.ips[..]].concat())?;
+    }
     Ok(())
 }

@@ -51,7 +51,11 @@ impl Cluster {
     pub fn boot_node(&self, number: usize) -> Result<()> {
         self.check_node(number)?;
         self.boot(number)?;
-        self.start(Component::Kubelet(number))?;
+        // containerd listens before it has read what it kept, and kubelet ends when it is not done
+        // yet: it is started again then, as a service manager would.
+        system::eventually("the kubelet to stay", START_LIMIT, || {
+            self.start(Component::Kubelet(number)).map(Some)
+        })?;
         self.start(Component::KubeProxy(number))
     }
 

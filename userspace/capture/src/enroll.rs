@@ -262,15 +262,17 @@ fn join(
     Ok((PodSockets { outbound, inbound, port: port.clone(), ips }, port))
 }
 
-/// The pod's first global address of each family.
+/// The pod's global addresses.
 fn own_addresses(netns: &Netns) -> Result<Vec<IpAddr>, CaptureError> {
     let all = netns
         .within(ifaddrs::addresses)
         .and_then(|all| all)
         .step(|| "reading the pod's addresses".into())?;
-    let v4 = all.iter().find(|ip| matches!(ip, IpAddr::V4(v4) if !v4.is_link_local()));
-    let v6 = all.iter().find(|ip| matches!(ip, IpAddr::V6(v6) if !v6.is_unicast_link_local()));
-    Ok(v4.into_iter().chain(v6).copied().collect())
+    let is_global = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    };
+    Ok(all.into_iter().filter(is_global).collect())
 }
 
 /// Parts: the reverse of [`join`]. `after` is what the table of pods says from then on.

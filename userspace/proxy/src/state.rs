@@ -32,8 +32,10 @@ const USED_MAX: usize = 4096;
 pub(crate) struct Pod {
     pub(crate) id: WorkloadId,
     /// What enrolment said, with the addresses that the pod's interfaces have where the
-    /// configuration told none; the snapshot may know it better.
+    /// configuration told none of them; the snapshot may know it better.
     enrolled: Arc<Workload>,
+    /// The addresses that the pod's interfaces had when it was enrolled.
+    own: Vec<IpAddr>,
     pub(crate) port: Arc<dyn PodPort>,
     /// HTTP connections that wait for the next request: to the pod's own application, and from
     /// the pod to elsewhere.
@@ -48,12 +50,15 @@ pub(crate) struct Pod {
 impl Pod {
     pub(crate) fn new(local: &LocalPod, port: Arc<dyn PodPort>, ips: Vec<IpAddr>) -> Self {
         let mut enrolled = Arc::clone(&local.workload);
-        if enrolled.ips.is_empty() && !ips.is_empty() {
-            Arc::make_mut(&mut enrolled).ips = ips.into();
+        if !is_at(&enrolled, &ips) {
+            let of_family = |v4: bool| ips.iter().find(move |ip| ip.is_ipv4() == v4).copied();
+            let first = of_family(true).into_iter().chain(of_family(false));
+            Arc::make_mut(&mut enrolled).ips = first.collect();
         }
         Self {
             id: enrolled.id.clone(),
             enrolled,
+            own: ips,
             port,
             pool: Pool::default(),
             connections: AtomicUsize::new(0),
@@ -77,10 +82,16 @@ impl Pod {
         else {
             return Arc::clone(&self.enrolled);
         };
-        // The API server learns a pod's addresses after its first processes have started.
-        let unnamed = workload.ips.is_empty() && workload.uid == self.enrolled.uid;
-        Arc::clone(if unnamed { &self.enrolled } else { workload })
+        // The API server learns a pod's addresses after its first processes have started; until
+        // then it names none, or those that the pod had before its node was booted.
+        let behind = workload.uid == self.enrolled.uid && !is_at(workload, &self.own);
+        Arc::clone(if behind { &self.enrolled } else { workload })
     }
+}
+
+/// Whether a workload's object names an address that its interfaces have, as far as that is known.
+fn is_at(workload: &Workload, own: &[IpAddr]) -> bool {
+    own.is_empty() || workload.ips.iter().any(|ip| own.contains(ip))
 }
 
 /// The address of a workload that goes with `like`: of the same family where it has one.

@@ -59,7 +59,8 @@ pub struct PodSockets {
     pub inbound: Vec<TcpListener>,
     /// The way into the namespace.
     pub port: Arc<dyn PodPort>,
-    /// The first global address of each family that the pod's interfaces have: those of a pod that
-    /// has just started stand in no API object yet.
+    /// The global addresses that the pod's interfaces have, in their order: those of a pod that has
+    /// just started stand in no API object yet, and of one that was started again (its node booted)
+    /// other ones may.
     pub ips: Vec<IpAddr>,
 }

@@ -56,6 +56,14 @@ impl Connection {
         Ok(Self { sender, local, peer })
     }
 
+    /// Whether the server has closed it meanwhile.
+    pub(crate) fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender, _) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
+    }
+
     /// Sends one request. HTTP/1 takes the host from `authority`, HTTP/2 puts it into the URI.
     pub(crate) async fn send(
         &mut self,

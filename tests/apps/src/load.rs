@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// A connection for each request.
     #[arg(long)]
     fresh: bool,
+    /// Open another connection when the server has closed an idle one, as it may.
+    #[arg(long)]
+    reopen: bool,
     /// Connect here (host:port) instead of the host of the URL.
     #[arg(long)]
     to: Option<String>,
@@ -63,6 +66,7 @@ struct Seen {
     errors: BTreeMap<String, u64>,
     micros: Vec<u64>,
     sequence: Vec<String>,
+    reopened: u64,
     /// When the first and the last failure were, in milliseconds since the start.
     failures_ms: Option<(u64, u64)>,
 }
@@ -71,6 +75,7 @@ impl Seen {
     fn add(&mut self, other: Self) {
         self.ok += other.ok;
         self.failed += other.failed;
+        self.reopened += other.reopened;
         let merge = |into: &mut BTreeMap<String, u64>, from: BTreeMap<String, u64>| {
             for (key, n) in from {
                 *into.entry(key).or_default() += n;
@@ -157,6 +162,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             "requests": seen.ok + seen.failed,
             "ok": seen.ok,
             "failed": seen.failed,
+            "reopened": seen.reopened,
             "seconds": seconds,
             "rps": (seen.ok + seen.failed) as f64 / seconds,
             "statuses": seen.statuses,
@@ -180,6 +186,10 @@ async fn worker(plan: Arc<Plan>) -> Seen {
     let limit = Duration::from_millis(plan.args.timeout_ms);
     while let Some(due) = plan.next() {
         tokio::time::sleep_until(due.into()).await;
+        if plan.args.reopen && connection.as_ref().is_some_and(Connection::is_closed) {
+            connection = None;
+            seen.reopened += 1;
+        }
         // From when it was due: a stalled answer counts for those that waited behind it too.
         let from = if plan.args.rps > 0.0 { due } else { Instant::now() };
         let outcome = tokio::time::timeout(limit, async {

@@ -24,7 +24,7 @@ pub(super) struct Target {
 impl Target {
     /// The Service, over connections that are kept.
     pub(super) fn kept() -> Self {
-        let how = &["--rps=40", "--connections=4"];
+        let how = &["--rps=40", "--connections=4", "--reopen"];
         Self { name: "web, kept connections", path: "web", wanted: 200, how }
     }
 
@@ -36,7 +36,7 @@ impl Target {
 
     /// What a policy denies.
     pub(super) fn guarded() -> Self {
-        let how = &["--rps=20", "--connections=2"];
+        let how = &["--rps=20", "--connections=2", "--reopen"];
         Self { name: "server, denied path", path: "server/secret", wanted: 403, how }
     }
 
@@ -66,6 +66,8 @@ pub(super) struct Row {
     pub(super) failed: u64,
     /// Let through where a policy denies.
     pub(super) unchecked: u64,
+    /// Kept connections that were closed while they were idle.
+    reopened: u64,
     /// The slowest answer.
     slowest_ms: f64,
     pub(super) errors: String,
@@ -73,11 +75,12 @@ pub(super) struct Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { event, to, took, requests, failed, unchecked, slowest_ms, errors } = self;
+        let Self { event, to, took, requests, failed, unchecked, reopened, slowest_ms, errors } =
+            self;
         write!(
             f,
             "| {event} | {to} | {:.0} s | {requests} requests | {failed} failed | {unchecked} unchecked \
-             | slowest {slowest_ms:.0} ms | {errors} |",
+             | {reopened} reopened | slowest {slowest_ms:.0} ms | {errors} |",
             took.as_secs_f64()
         )
     }
@@ -105,6 +108,7 @@ pub(super) fn during(
                         let right = load.status(target.wanted);
                         row.requests += load.count("requests");
                         row.failed += load.count("requests") - right;
+                        row.reopened += load.count("reopened");
                         if target.wanted != 200 {
                             row.unchecked += load.status(200);
                         }

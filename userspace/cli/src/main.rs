@@ -1,8 +1,10 @@
 //! `fairlead`: the command line, what istioctl is to Istio. One file per subcommand in
-//! `commands/`; what they share in `output/`.
+//! `commands/`; what they share in `output/`, `kubectl.rs` and `manifests.rs`.
 #![forbid(unsafe_code)]
 
 mod commands;
+mod kubectl;
+mod manifests;
 mod output;
 
 use std::process::ExitCode;
@@ -14,6 +16,7 @@ const USAGE: u8 = 2;
 
 const EXAMPLES: &str = "\
 Examples:
+  fairlead install                   the mesh, into the cluster of your current context
   fairlead validate config/          what a node would say about these files
   fairlead validate --help           more of them";
 

@@ -1,5 +1,7 @@
 //! The subcommands.
 
+mod install;
+mod uninstall;
 mod validate;
 
 use std::process::ExitCode;
@@ -9,6 +11,10 @@ use std::process::ExitCode;
 pub(crate) enum Command {
     /// Check configuration files before they are used.
     Validate(validate::Validate),
+    /// Install the mesh into a cluster, or upgrade it.
+    Install(install::Install),
+    /// Take the mesh off a cluster, and everything of it off the nodes.
+    Uninstall(uninstall::Uninstall),
 }
 
 impl Command {
@@ -19,6 +25,8 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Validate(command) => command.run(),
+            Self::Install(command) => command.run(),
+            Self::Uninstall(command) => command.run(),
         }
     }
 }

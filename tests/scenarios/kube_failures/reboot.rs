@@ -120,7 +120,16 @@ impl Pods {
         let told = mesh.kubectl(&[&args[..], &["--max-log-requests=300"]].concat())?;
         let good = told.lines().filter(|line| line.contains("\"connected\":true"));
         let good = good.filter(|line| line.contains("near")).count();
-        ensure!(good == self.count, "{good} of {} pods connected first:\n{told}", self.count);
+        if good < self.count {
+            let bad = told.lines().filter(|line| !line.contains("near"));
+            bad.for_each(|line| eprintln!("{line}"));
+            for node in [NODE, 1] {
+                let log = mesh.node_log(node)?;
+                let own = log.lines().filter(|line| !line.contains(MARKER));
+                own.for_each(|line| eprintln!("node {node}: {line}"));
+            }
+        }
+        ensure!(good == self.count, "{good} of {} pods connected first", self.count);
         eprintln!("{good} pods connected first");
         Ok(())
     }

@@ -15,9 +15,10 @@ use super::{IN_FORCE, NS, SOON, admin_json, service};
 /// Pods behind the Service, all of which are replaced so many times.
 const REPLICAS: usize = 20;
 const ROUNDS: usize = 10;
+/// Seconds that each serves after it was told to end: longer than a request takes on a busy machine.
+const GRACE: u64 = 15;
 
-/// The Deployment behind the Service `web`: all its pods are replaced at once, and each serves for
-/// some seconds after it was told to end.
+/// The Deployment behind the Service `web`.
 pub(super) fn deployment() -> String {
     let more = "env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}], \
                 readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}";
@@ -28,10 +29,10 @@ pub(super) fn deployment() -> String {
          spec:\n\
          \x20 replicas: {REPLICAS}\n\
          \x20 selector: {{matchLabels: {{app: web}}}}\n\
-         \x20 strategy: {{rollingUpdate: {{maxSurge: 100%, maxUnavailable: 0}}}}\n\
+         \x20 strategy: {{rollingUpdate: {{maxSurge: 5, maxUnavailable: 0}}}}\n\
          \x20 template:\n\
          \x20   metadata: {{labels: {{app: web}}}}\n\
-         \x20   spec: {{terminationGracePeriodSeconds: 8, containers: [{}]}}\n---\n",
+         \x20   spec: {{terminationGracePeriodSeconds: {GRACE}, containers: [{}]}}\n---\n",
         service("web"),
         container(&["echo", "--name", "$(POD)", "--http", "8080"], more),
     )
@@ -151,7 +152,7 @@ pub(super) fn churn(mesh: &KubeMesh) -> Result<()> {
     ensure!(tally.comparisons >= 20, "too few comparisons to say anything");
     ensure!(tally.stale.is_empty(), "stale after one second: {:?}", tally.stale);
     // Those that were told to end go on for some seconds; what follows is measured without them.
-    eventually("the last of them ends", SOON + Duration::from_secs(8), || {
+    eventually("the last of them ends", SOON + Duration::from_secs(GRACE), || {
         let pods = mesh.json(&["get", "pods", "-n", NS, "-l", "app=web"])?;
         let count = pods["items"].as_array().map_or(0, Vec::len);
         ensure!(count == REPLICAS, "{count} pods");

@@ -134,6 +134,12 @@ pub(super) fn during(
             let row = load.join().map_err(|_| anyhow::anyhow!("a load panicked"))?;
             rows.push(Row { took, ..row.context("load")? });
         }
+        if rows.iter().any(|row| row.failed > 0) {
+            let log = mesh.node_log(1)?;
+            let ours = log.lines().filter(|line| line.contains(MARKER));
+            let refused = ours.filter(|line| line.contains("HTTP/1.1\" 5"));
+            refused.take(20).for_each(|line| eprintln!("{line}"));
+        }
         // What failed meanwhile may say why.
         if worked.is_err() {
             rows.iter().for_each(|row| eprintln!("{row}"));

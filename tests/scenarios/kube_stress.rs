@@ -59,9 +59,7 @@ fn churn_floods_and_what_goes_away_fail_no_request() -> Result<()> {
     let wire = mesh.observe(1)?;
     let mut rows = Vec::new();
     let all = [Target::kept(), Target::fresh(), Target::guarded()];
-    if std::env::var_os("K2").is_none() {
-        rows.extend(during(&mesh, "200 pods churned", &all, || churn::churn(&mesh))?);
-    }
+    rows.extend(during(&mesh, "200 pods churned", &all, || churn::churn(&mesh))?);
     rows.extend(during(&mesh, "webhook down, flood of invalid resources", &all, || {
         flood::taken(&mesh)
     })?);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use fairlead_tests::cluster::{app_pod, image};
+use fairlead_tests::cluster::{Component, app_pod, image};
 use fairlead_tests::eventually;
 use fairlead_tests::kube::{KubeMesh, READY, SYSTEM};
 use fairlead_tests::tls::hello;
@@ -84,6 +84,8 @@ impl Pods {
         let mesh = &scene.mesh;
         let before = starts(mesh)?;
         mesh.stop_node(NODE)?;
+        let runtime = mesh.log(Component::Containerd(NODE));
+        let told = std::fs::read_to_string(&runtime)?.len();
         let wire = mesh.observe(1)?;
         let start = Instant::now();
         let rows = during(&format!("boot {boot} of node {NODE}"), &scene.targets, || {
@@ -103,7 +105,7 @@ impl Pods {
         mesh.wait_for_nodes()?;
         mesh.wait_rollout(SYSTEM, "daemonset/fairlead-node", READY)?;
         self.connected(mesh)?;
-        held(mesh)?;
+        held(std::fs::read_to_string(&runtime)?.get(told..).unwrap_or_default())?;
         let captured = wire.stop()?;
         for marker in [FIRST, MARKER] {
             captured.assert_no_plaintext(marker)?;
@@ -156,14 +158,21 @@ fn starts(mesh: &KubeMesh) -> Result<BTreeMap<String, Starts>> {
     Ok(pods.iter().filter_map(starts).collect())
 }
 
-/// How often pods were held back: tells nothing but what happened.
-fn held(mesh: &KubeMesh) -> Result<()> {
-    let field = "--field-selector=reason=FailedCreatePodSandBox";
-    let events = mesh.json(&["get", "events", "-n", NS, field])?;
-    let events = events["items"].as_array().cloned().unwrap_or_default();
-    let count: u64 = events.iter().filter_map(|event| event["count"].as_u64()).sum();
-    let said = events.first().map(|event| event["message"].to_string()).unwrap_or_default();
-    eprintln!("sandboxes refused so far: {count} {said}");
+/// Sandboxes of the pods were begun before the node's daemon was started, and none of them was done
+/// by then: in what the container runtime has said since the boot.
+fn held(said: &str) -> Result<()> {
+    let daemon = said
+        .lines()
+        .position(|line| line.contains("Name:node,") && line.contains("returns container id"));
+    let before: Vec<&str> = said.lines().take(daemon.context("no daemon was started")?).collect();
+    let sandboxes = || {
+        let is = |line: &&&str| line.contains("RunPodSandbox for") && line.contains("Name:first-");
+        before.iter().filter(is)
+    };
+    let done = sandboxes().filter(|line| line.contains("returns sandbox id")).count();
+    let begun = sandboxes().count() - done;
+    eprintln!("{begun} pods had begun to start before the daemon, {done} of them were started");
+    ensure!(begun > 0 && done == 0, "{done} of {begun} pods were started without the daemon");
     Ok(())
 }
 

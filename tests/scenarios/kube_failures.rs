@@ -22,6 +22,19 @@ const NS: &str = "load";
 /// In every path of what is allowed: on no wire may it be read.
 const MARKER: &str = "MARKER-kube-failures";
 
+/// Nodes are told of what services have; they ask about other addresses.
+const SERVICES: &str = "apiVersion: v1\n\
+                        kind: Service\n\
+                        metadata: {name: near, namespace: load}\n\
+                        spec: {selector: {app: near}, ports: [{name: http, port: 8080}, {name: tcp, \
+                        port: 9000}]}\n\
+                        ---\n\
+                        apiVersion: v1\n\
+                        kind: Service\n\
+                        metadata: {name: far, namespace: load}\n\
+                        spec: {selector: {app: far}, ports: [{name: http, port: 8080}, {name: tcp, \
+                        port: 9000}]}\n";
+
 /// Whoever has no certificate, or that of `denied`, gets nothing.
 const POLICIES: &str = "apiVersion: v1\n\
                         kind: ServiceAccount\n\
@@ -58,6 +71,7 @@ impl Scene {
         mesh.namespace(NS, "istio.io/dataplane-mode: ambient")?;
         let pods = [("client", 1), ("near", 1), ("far", 2)];
         mesh.apply(&pods.map(|(name, node)| echo(&mesh, NS, name, node)).concat())?;
+        mesh.apply(SERVICES)?;
         mesh.ready(NS)?;
         let mut scene = Self { mesh, targets: Vec::new(), ends: Vec::new() };
         for (name, _) in pods {

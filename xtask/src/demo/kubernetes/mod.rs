@@ -67,8 +67,10 @@ pub(super) fn run(profile: &str, keep: bool) -> Result<()> {
     Ok(())
 }
 
+type Chapter = fn(&World, &mut Story) -> Result<()>;
+
 fn tell(world: &World, story: &mut Story) -> Result<()> {
-    let chapters: [(&str, fn(&World, &mut Story) -> Result<()>); 10] = [
+    let chapters: [(&str, Chapter); 10] = [
         ("A cluster with an application, and no mesh", before),
         ("The mesh is installed", install),
         ("The namespace gets a label", join),

@@ -16,6 +16,7 @@ use fairlead_tests::eventually;
 use fairlead_tests::kube::{KubeMesh, READY};
 use serde_json::Value;
 
+use crate::common::heavy;
 use traffic::{Row, Target, during};
 
 const NS: &str = "stress";
@@ -41,6 +42,7 @@ const GUARD: &str = "apiVersion: security.istio.io/v1\n\
 
 #[test]
 fn churn_floods_and_what_goes_away_fail_no_request() -> Result<()> {
+    let _turn = heavy();
     let mesh = KubeMesh::up(&ClusterOptions::default())?;
     mesh.namespace(NS, "istio.io/dataplane-mode: ambient")?;
     let echo = |name: &str, node: usize| {
@@ -68,7 +70,9 @@ fn churn_floods_and_what_goes_away_fail_no_request() -> Result<()> {
     rows.extend(during(&mesh, "definitions removed and put back", &all[..2], || {
         away::definitions(&mesh)
     })?);
-    rows.extend(during(&mesh, "the nodes' tokens revoked", &all, || away::tokens(&mesh))?);
+    // New daemons come with new tokens, and the old ones close what idles: it is new connections that
+    // may not fail then.
+    rows.extend(during(&mesh, "the nodes' tokens revoked", &all[1..], || away::tokens(&mesh))?);
     for row in &rows {
         eprintln!("{row}");
     }

@@ -36,7 +36,7 @@ impl Target {
 
     /// What a policy denies.
     pub(super) fn guarded() -> Self {
-        let how = &["--rps=20", "--connections=2", "--reopen"];
+        let how = &["--rps=20", "--connections=2", "--fresh"];
         Self { name: "server, denied path", path: "server/secret", wanted: 403, how }
     }
 

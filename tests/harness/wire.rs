@@ -12,6 +12,11 @@ use crate::netns::Netns;
 use crate::packets::{self, Flow, Segment};
 use crate::wait::eventually;
 
+/// What the kernel holds back for an observer that is not quick enough.
+const BUFFER_KIB: u32 = 64 << 10;
+/// The same on a whole node's wire, on a machine that runs a cluster beside.
+const NODE_BUFFER_KIB: u32 = 256 << 10;
+
 /// A running capture (tcpdump) of all that crosses the wire.
 #[derive(Debug)]
 pub struct Capture {
@@ -35,7 +40,7 @@ impl Capture {
     /// # Errors
     /// tcpdump is missing or does not start.
     pub fn start(netns: &Netns, interface: &str, file: PathBuf) -> Result<Self> {
-        Self::inside(&netns.path(), interface, file)
+        Self::begin(&netns.path(), interface, file, BUFFER_KIB)
     }
 
     /// The same in the network namespace of that path, such as a process's in `/proc`.
@@ -43,12 +48,17 @@ impl Capture {
     /// # Errors
     /// tcpdump is missing or does not start.
     pub fn inside(netns: &Path, interface: &str, file: PathBuf) -> Result<Self> {
+        Self::begin(netns, interface, file, NODE_BUFFER_KIB)
+    }
+
+    fn begin(netns: &Path, interface: &str, file: PathBuf, buffer_kib: u32) -> Result<Self> {
         let said = file.with_extension("log");
         let log = std::fs::File::create(&said)?;
         // Without a process namespace to enter, nsenter becomes tcpdump: signals reach it.
         let child = Command::new("nsenter")
             .arg(format!("--net={}", netns.display()))
-            .args(["tcpdump", "-i", interface, "-s", "0", "-B", "65536", "--immediate-mode", "-U"])
+            .args(["tcpdump", "-i", interface, "-s", "0", "-B", &buffer_kib.to_string()])
+            .args(["--immediate-mode", "-U"])
             .args(["-n", "-Z", "root", "-w"])
             .arg(&file)
             .arg("tcp")

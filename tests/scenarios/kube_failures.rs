@@ -19,6 +19,9 @@ use fairlead_tests::packets::Flow;
 use traffic::{Row, Target, Verdict, during};
 
 const NS: &str = "load";
+/// New connections a second to each of four targets while something is rolled: no more than the
+/// wire's observer keeps up with.
+const ROLLING_RATE: u32 = 250;
 /// In every path of what is allowed: on no wire may it be read.
 const MARKER: &str = "MARKER-kube-failures";
 
@@ -65,7 +68,7 @@ fn echo(mesh: &KubeMesh, namespace: &str, name: &str, node: usize) -> String {
 }
 
 impl Scene {
-    /// `rate`: connections a second to each; 0: as fast as they go.
+    /// `rate`: new connections a second to each target.
     fn new(rate: u32) -> Result<Self> {
         let mesh = KubeMesh::up(&ClusterOptions::default())?;
         mesh.namespace(NS, "istio.io/dataplane-mode: ambient")?;
@@ -168,7 +171,7 @@ impl Scene {
 
 #[test]
 fn rolling_updates_fail_no_new_connection() -> Result<()> {
-    let scene = Scene::new(0)?;
+    let scene = Scene::new(ROLLING_RATE)?;
     let mesh = &scene.mesh;
     for (event, what) in [
         ("rollout of ds/fairlead-node", "daemonset/fairlead-node"),

@@ -130,16 +130,15 @@ impl Cluster {
     pub fn kill(&self, component: Component) -> Result<()> {
         let pids = self.pids(component)?;
         ensure!(!pids.is_empty(), "{component} does not run");
-        let identities: Vec<_> =
-            pids.iter().filter_map(|pid| Some((*pid, system::identity_of(*pid)?))).collect();
-        for pid in pids {
-            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no pid")?;
+        for pid in &pids {
+            let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw).context("no pid")?;
             kill_process(pid, Signal::KILL).with_context(|| format!("killing {component}"))?;
         }
-        // Until it is out of the kernel's books, it may still hold its ports.
+        // Until it is out of the kernel's books, it may still hold its ports: also one whose first
+        // thread has ended.
         system::eventually(&format!("the end of {component}"), Duration::from_secs(10), || {
-            let gone = |(pid, was): &(u32, String)| system::identity_of(*pid).as_ref() != Some(was);
-            Ok(identities.iter().all(gone).then_some(()))
+            let left = self.pids(component)?;
+            Ok(pids.iter().all(|pid| !left.contains(pid)).then_some(()))
         })
     }
 

@@ -141,7 +141,8 @@ impl Found<'_> {
         let eligible = conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false);
         let pods = self.pods;
         // Pods on the host's network share an address, so the reference comes first.
-        let referred = endpoint.target_ref.as_ref().filter(|r| r.kind == "Pod").and_then(|r| {
+        let reference = endpoint.target_ref.as_ref().filter(|r| r.kind == "Pod");
+        let referred = reference.and_then(|r| {
             let namespace = match r.namespace.as_str() {
                 "" => &self.service.key.namespace,
                 namespace => namespace,
@@ -150,8 +151,17 @@ impl Found<'_> {
         });
         let ips = endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
         for ip in ips.map(|ip| ip.to_canonical()) {
-            let workload =
-                referred.filter(|w| w.ips.contains(&ip)).or_else(|| pods.at(&ip)).cloned();
+            let named = referred.filter(|w| w.ips.contains(&ip));
+            let workload = named.or_else(|| pods.at(&ip)).cloned();
+            // Slices and Pods come by ways of their own. A pod of which nothing is known yet, or
+            // whose address was another one's a moment ago, may be of the mesh: whoever took it
+            // for one outside would speak with it in plaintext.
+            let unknown = reference.is_some()
+                && named.is_none()
+                && workload.as_ref().is_none_or(|w| !w.enrolled);
+            if unknown {
+                continue;
+            }
             if let Some(workload) = &workload {
                 self.target(&workload.id, port, number);
             }

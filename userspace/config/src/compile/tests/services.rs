@@ -151,6 +151,32 @@ fn slices_come_before_selectors() {
     assert_eq!(fixture.default_endpoints("default", "ratings", 9080), ["10.0.0.3:9080"]);
 }
 
+/// A pod that a slice names may be of the mesh although nothing is known of it yet, or of its
+/// address: until then nobody is sent there.
+#[test]
+fn an_endpoint_that_names_a_pod_waits_for_the_pod() {
+    let slice = SLICE.replace(
+        "{addresses: [10.9.9.9], ",
+        "{addresses: [10.9.9.9], targetRef: {kind: Pod, name: late, namespace: default}, ",
+    );
+    let mut fixture = Fixture::new(&(bookinfo() + &slice));
+    let endpoints = |fixture: &Fixture| fixture.default_endpoints("default", "ratings", 9080);
+    assert_eq!(endpoints(&fixture), ["10.0.0.3:9999"]);
+    // Another pod, outside the mesh, had the address before.
+    let outside = "    istio.io/dataplane-mode: none\n";
+    let before = pod("before", "10.9.9.9", "node-b", &[])
+        .replace("  labels:\n", &format!("  labels:\n{outside}"));
+    fixture.apply(&before);
+    assert_eq!(endpoints(&fixture), ["10.0.0.3:9999"]);
+    // It is known, without its address; then with it.
+    let late = pod("late", "10.9.9.9", "node-b", &[]);
+    fixture.apply(&late.replace("10.9.9.9", "10.9.9.1"));
+    assert_eq!(endpoints(&fixture), ["10.0.0.3:9999"]);
+    fixture.remove(&before);
+    fixture.apply(&late);
+    assert_eq!(endpoints(&fixture), ["10.0.0.3:9999", "10.9.9.9:9999"]);
+}
+
 #[test]
 fn headless_services_tell_the_protocol_of_their_pods() {
     let yaml = bookinfo()

@@ -104,6 +104,13 @@ impl World {
         daemon::get(&self.mesh.node(node).netns, "/ready")
     }
 
+    /// Waits for words in the log of a daemon: lines are written by a thread of their own.
+    fn says(&self, node: usize, words: &str) -> Result<()> {
+        eventually(&format!("{words:?} in the log of node {node}"), Duration::from_secs(5), || {
+            Ok(self.mesh.output(node).contains(words).then_some(()))
+        })
+    }
+
     fn age(&self, node: usize) -> Result<f64> {
         let metrics = daemon::metrics(&self.mesh.node(node).netns)?;
         Ok(metrics.sum("fairlead_configuration_age_seconds", &[]))
@@ -224,7 +231,7 @@ fn without_a_controller_nodes_go_on_and_say_how_old_their_configuration_is() -> 
         ensure!(w.age(node)? > 1.0, "age {}", w.age(node)?);
         let dump = daemon::json(&w.mesh.node(node).netns, "/config_dump")?;
         ensure!(dump["source"]["fromState"] == true, "{}", dump["source"]);
-        ensure!(w.mesh.output(node).contains("going on with the certificate that was kept"));
+        w.says(node, "going on with the certificate that was kept")?;
     }
     let reply = w.client.get("http://server/", &[])?;
     let xfcc = reply.seen("x-forwarded-client-cert").unwrap_or_default();
@@ -272,11 +279,7 @@ fn damaged_state_is_refused_as_a_whole() -> Result<()> {
         Ok(words.contains("there is no configuration yet").then_some(words))
     })?;
     ensure!(words.contains("https://192.168.77.1:15012"), "{words}");
-    // Lines are written by a thread of their own.
-    eventually("the reason in the log", Duration::from_secs(5), || {
-        let told = w.mesh.output(1);
-        Ok(told.contains("the state on disk is not used, none of it").then_some(()))
-    })?;
+    w.says(1, "the state on disk is not used, none of it")?;
     // The pod that the daemon before had captured is not let go.
     for _ in 0..3 {
         ensure!(w.status("/")? != 200 && w.status("/secret")? != 200);

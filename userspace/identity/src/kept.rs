@@ -102,7 +102,8 @@ impl KeptCertificates {
         let wanted: HashSet<PathBuf> = ids.iter().map(|id| self.path(id)).collect();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
-            if !wanted.contains(&path)
+            // One that is being written at this moment is that of an identity, too.
+            if !wanted.contains(&path.with_extension("pem"))
                 && path.extension().is_some_and(|e| e == "pem" || e == "new")
                 && let Err(error) = fs::remove_file(&path)
             {
@@ -158,4 +159,24 @@ pub(crate) fn parse(text: &str) -> Result<Material, String> {
         }
     }
     Ok(Material { key: key.ok_or("there is no key in it")?, chain, roots })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_written_is_left_alone() {
+        let dir = std::env::temp_dir().join(format!("fairlead-kept-{}", std::process::id()));
+        let kept = KeptCertificates::open(&dir).unwrap();
+        let id = |name: &str| SpiffeId::new("cluster.local".parse().unwrap(), "a", name).unwrap();
+        for name in ["wanted", "other"] {
+            fs::write(kept.path(&id(name)).with_extension("new"), "half").unwrap();
+        }
+        kept.keep(&id("gone"), "text").unwrap();
+        kept.retain(&HashSet::from([id("wanted")]));
+        let left: Vec<_> = fs::read_dir(&dir).unwrap().flatten().map(|e| e.path()).collect();
+        assert_eq!(left, [kept.path(&id("wanted")).with_extension("new")]);
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -60,6 +60,9 @@ impl ClusterOptions {
     }
 }
 
+/// The applications, in their image.
+pub(crate) const APPS: &str = "/usr/local/bin/fairlead-apps";
+
 /// A cluster. Dropping it ends and removes all of it. What is not here is at
 /// [`fairlead_cluster::Cluster`], which this stands for: killing and restarting components, tearing
 /// nodes down and booting them, logs.
@@ -258,7 +261,7 @@ impl Cluster {
     /// # Errors
     /// The client cannot be run; a request that fails is told in the reply.
     pub fn get(&self, namespace: &str, pod: &str, url: &str, more: &[&str]) -> Result<Reply> {
-        let command = [&["/usr/local/bin/fairlead-apps", "get", url], more].concat();
+        let command = [&[APPS, "get", url], more].concat();
         let told = self.exec(namespace, pod, &command)?;
         Ok(Reply(serde_json::from_str(told.trim()).with_context(|| told.clone())?))
     }

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use fairlead_cluster::cgroups;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::client::{Load, last_json};
+use crate::cluster::APPS;
 use crate::kube::KubeMesh;
 
 /// Where a pod is, as the kernel has it: good as long as its sandbox is.
@@ -43,10 +45,30 @@ impl KubeMesh {
     /// It does not run on this node.
     pub fn inside(&self, node: usize, namespace: &str, pod: &str) -> Result<Inside> {
         let pid = self.process_of(node, namespace, pod)?;
-        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-        let door = cgroups::unified(own.context("no cgroup v2")?)?.join("cgroup.procs");
-        Ok(Inside { door, netns: format!("/proc/{pid}/ns/net").into() })
+        Ok(Inside { door: door(pid)?, netns: format!("/proc/{pid}/ns/net").into() })
+    }
+
+    /// Many requests from a pod of the image of `fairlead-apps`, by the program and the resolver in
+    /// there. `kubectl exec` would do, but it loses an output now and then.
+    ///
+    /// # Errors
+    /// The load generator cannot be run.
+    pub fn load(&self, namespace: &str, pod: &str, url: &str, more: &[&str]) -> Result<Load> {
+        let object = self.json(&["get", "pod", "-n", namespace, pod])?;
+        let all = self.processes_by(self.node_of(&object)?, &object)?;
+        let pid = all.into_iter().find(|pid| runs(*pid, APPS));
+        let pid = pid.with_context(|| format!("{namespace}/{pod} does not run {APPS}"))?;
+        let done = Command::new("/bin/sh")
+            .args(["-c", "echo $$ > \"$0\" && pid=$1 && shift && exec nsenter --target=\"$pid\" --net --mount \"$@\""])
+            .arg(door(pid)?)
+            .args([&pid.to_string(), APPS, "load", url])
+            .args(more)
+            .output()
+            .context("running the load")?;
+        let told = String::from_utf8_lossy(&done.stdout);
+        let load =
+            last_json(&told).with_context(|| String::from_utf8_lossy(&done.stderr).into_owned());
+        Ok(Load(load?))
     }
 
     /// Kills the processes of a pod that run this program (SIGKILL).
@@ -54,24 +76,31 @@ impl KubeMesh {
     /// # Errors
     /// There is none.
     pub fn kill_in(&self, node: usize, namespace: &str, pod: &str, program: &str) -> Result<()> {
-        let object = self.json(&["get", "pod", "-n", namespace, pod])?;
-        let uid = object["metadata"]["uid"].as_str().context("no uid")?;
-        let cgroup = self.node_cgroup(node);
-        // The kernel keeps 15 bytes of a name.
-        let name: String = program.chars().take(15).collect();
         let mut killed = 0;
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let read = |file: &str| std::fs::read_to_string(entry.path().join(file));
-            let groups = read("cgroup").unwrap_or_default();
-            let is = read("comm").is_ok_and(|comm| comm.trim() == name);
-            if !is || !groups.contains(uid) || !groups.contains(&cgroup) {
-                continue;
+        for pid in self.processes_of(node, namespace, pod)? {
+            if runs(pid, program) {
+                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+                kill_process(pid.context("no pid")?, Signal::KILL)?;
+                killed += 1;
             }
-            let pid = entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
-            kill_process(pid.context("no pid")?, Signal::KILL)?;
-            killed += 1;
         }
         ensure!(killed > 0, "{namespace}/{pod} runs no {program} on node {node}");
         Ok(())
     }
+}
+
+/// Whether a process runs this program.
+fn runs(pid: u32, program: &str) -> bool {
+    let name = program.rsplit('/').next().unwrap_or_default();
+    // The kernel keeps 15 bytes of a name.
+    let kept = name.get(..15).unwrap_or(name);
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    comm.is_ok_and(|comm| comm.trim() == kept)
+}
+
+/// Where a process writes itself to be in the cgroup of another.
+fn door(pid: u32) -> Result<PathBuf> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    Ok(cgroups::unified(own.context("no cgroup v2")?)?.join("cgroup.procs"))
 }

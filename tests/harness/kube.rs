@@ -200,21 +200,43 @@ impl KubeMesh {
         self.kubectl(&["logs", "-n", SYSTEM, &pod])
     }
 
-    /// A process of a pod, as this machine counts processes.
+    /// The node that a pod runs on.
+    ///
+    /// # Errors
+    /// It runs on none.
+    pub fn node_of(&self, pod: &Value) -> Result<usize> {
+        let on = |node: &usize| pod["spec"]["nodeName"] == self.node_name(*node).as_str();
+        (1..=self.record().nodes).find(on).context("the pod runs on no node")
+    }
+
+    /// The processes of a pod on a node, as this machine counts processes.
+    ///
+    /// # Errors
+    /// There is no such pod.
+    pub fn processes_of(&self, node: usize, namespace: &str, pod: &str) -> Result<Vec<u32>> {
+        let object = self.json(&["get", "pod", "-n", namespace, pod])?;
+        self.processes_by(node, &object)
+    }
+
+    /// Likewise, by the pod's object.
+    pub(crate) fn processes_by(&self, node: usize, pod: &Value) -> Result<Vec<u32>> {
+        let uid = pod["metadata"]["uid"].as_str().context("no uid")?;
+        let cgroup = self.node_cgroup(node);
+        let all = std::fs::read_dir("/proc")?.flatten();
+        let own = all.filter(|entry| {
+            let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            groups.contains(uid) && groups.contains(&cgroup)
+        });
+        Ok(own.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect())
+    }
+
+    /// One of them.
     ///
     /// # Errors
     /// The pod does not run on this node.
     pub fn process_of(&self, node: usize, namespace: &str, pod: &str) -> Result<u32> {
-        let object = self.json(&["get", "pod", "-n", namespace, pod])?;
-        let uid = object["metadata"]["uid"].as_str().context("no uid")?.to_owned();
-        let cgroup = self.node_cgroup(node);
-        for entry in std::fs::read_dir("/proc")?.flatten() {
-            let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-            if groups.contains(&uid) && groups.contains(&cgroup) {
-                return Ok(entry.file_name().to_string_lossy().parse()?);
-            }
-        }
-        anyhow::bail!("{namespace}/{pod} has no process on node {node}")
+        let first = self.processes_of(node, namespace, pod)?.into_iter().next();
+        first.with_context(|| format!("{namespace}/{pod} has no process on node {node}"))
     }
 
     /// Runs a command of this machine in a pod's network namespace; what it printed.

@@ -13,6 +13,7 @@ pub mod inside;
 pub mod kube;
 pub mod log;
 pub mod manifest;
+pub mod meanwhile;
 pub mod metrics;
 pub mod netns;
 pub mod node;

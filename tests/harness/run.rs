@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use fairlead_cluster::system::identity_of;
 
 use crate::{cgroup, shell};
 
@@ -35,7 +36,10 @@ impl Run {
         let id = format!("{PREFIX}{:x}x{n}", std::process::id());
         let run = Self { id, keep: false };
         fs::create_dir_all(run.dir()).with_context(|| format!("{}", run.dir().display()))?;
-        fs::write(run.dir().join("owner"), owner(std::process::id())?)?;
+        fs::write(
+            run.dir().join("owner"),
+            identity_of(std::process::id()).context("no process of our own")?,
+        )?;
         mount_bpffs()?;
         Ok(run)
     }
@@ -78,14 +82,6 @@ impl Drop for Run {
     }
 }
 
-/// A process by pid and start time, which together are unique.
-fn owner(pid: u32) -> Result<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after = stat.rsplit_once(')').context("no command in stat")?.1;
-    let started = after.split_whitespace().nth(19).context("no start time in stat")?;
-    Ok(format!("{pid} {started}"))
-}
-
 fn mount_bpffs() -> Result<()> {
     let mounts = fs::read_to_string("/proc/mounts")?;
     if !mounts.lines().any(|l| l.split(' ').nth(1) == Some(BPFFS)) {
@@ -116,7 +112,7 @@ pub fn clean(which: Which) -> Result<Vec<String>> {
             let entry = entry?;
             let said = fs::read_to_string(entry.path().join("owner")).unwrap_or_default();
             let pid = said.split(' ').next().and_then(|p| p.parse().ok());
-            let lives = pid.is_some_and(|pid| owner(pid).is_ok_and(|now| now == said));
+            let lives = pid.and_then(identity_of).is_some_and(|now| now == said);
             let kept = said == "kept" && which == Which::Dead;
             if lives || kept {
                 alive.push(entry.file_name().to_string_lossy().into_owned());

@@ -155,7 +155,10 @@ fn find_or_install() -> Result<Toolchain> {
         check(&mut command)
     };
     apt(&["update", "-q"])?;
-    apt(&[&["install", "-q", "-y", "--no-install-recommends"], DEBIAN_PACKAGES].concat())?;
+    apt(&[&["install", "-q", "-y", "--no-install-recommends"], DEBIAN_PACKAGES].concat()).context(
+        "next: Debian 12 has these packages in bookworm-updates and bookworm-security; see that \
+         apt's sources name both, as an installed Debian's do",
+    )?;
     debian_toolchain().context("Debian's packages are installed, yet")
 }
 

@@ -95,8 +95,7 @@ fn controller(mesh: &KubeMesh, leads: bool) -> Result<()> {
     let pod = pods.iter().find(|pod| (pod["metadata"]["name"] == leading.as_str()) == leads);
     let pod = pod.with_context(|| format!("no such replica beside {leading}"))?;
     let name = pod["metadata"]["name"].as_str().context("no name")?;
-    let on = |node: &usize| pod["spec"]["nodeName"] == mesh.node_name(*node).as_str();
-    let node = (1..=2).find(on).context("on no node")?;
+    let node = mesh.node_of(pod)?;
     let start = Instant::now();
     restarted(mesh, node, name, "fairlead-controller")?;
     if leads {

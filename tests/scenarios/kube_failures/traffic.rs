@@ -2,18 +2,16 @@
 //! those that they do not.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::inside::Inside;
+use fairlead_tests::meanwhile::{Meanwhile, meanwhile};
 use fairlead_tests::process::binary;
 use fairlead_tests::{Load, client::last_json, eventually};
 
 /// Pieces of load follow each other until the event is over: so many seconds each.
 const PIECE: u64 = 2;
-/// Traffic flows so long before anything happens.
-const BEFORE: Duration = Duration::from_secs(1);
 /// Connections by which it is seen whether all is well.
 const FEW: u64 = 10;
 /// What must be well again is so within, once everything that was away is back.
@@ -115,32 +113,7 @@ pub(super) fn during(
     targets: &[Target],
     work: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<Row>> {
-    let over = AtomicBool::new(false);
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        let loads: Vec<_> = targets
-            .iter()
-            .map(|target| {
-                let over = &over;
-                scope.spawn(move || pieces(event, target, start, over))
-            })
-            .collect();
-        std::thread::sleep(BEFORE);
-        let worked = work();
-        let took = start.elapsed();
-        over.store(true, Ordering::Release);
-        let mut rows = Vec::new();
-        for load in loads {
-            let row = load.join().map_err(|_| anyhow::anyhow!("a load panicked"))?;
-            rows.push(Row { took, ..row.context("load")? });
-        }
-        rows.iter().for_each(Row::print);
-        worked.with_context(|| event.to_owned()).map(|()| rows)
-    })
-}
-
-fn pieces(event: &str, target: &Target, start: Instant, over: &AtomicBool) -> Result<Row> {
-    let mut row = Row {
+    let row = |target: &Target| Row {
         event: event.to_owned(),
         to: target.what.clone(),
         verdict: target.verdict,
@@ -150,23 +123,26 @@ fn pieces(event: &str, target: &Target, start: Instant, over: &AtomicBool) -> Re
         failing: None,
         errors: String::new(),
     };
-    loop {
-        let last = over.load(Ordering::Acquire);
-        let begun = start.elapsed();
-        let told = load(target, &[format!("-d{PIECE}"), format!("--rps={}", target.rate)])?;
-        row.connections += told.count("requests");
-        row.passed += told.status(200);
-        if told.status(200) < told.count("requests") && target.verdict != Verdict::Denied {
-            row.errors.push_str(&format!(" {} {}", told.errors(), told.0["statuses"]));
-        }
-        if let [Some(first), Some(last)] = [0, 1].map(|at| told.0["failures_ms"][at].as_u64()) {
-            let [first, last] = [first, last].map(|ms| begun + Duration::from_millis(ms));
-            row.failing = Some((row.failing.map_or(first, |(earlier, _)| earlier), last));
-        }
-        if last {
-            return Ok(row);
-        }
+    let Meanwhile { took, mut rows, worked } = meanwhile(targets, row, piece, work)?;
+    for row in &mut rows {
+        row.took = took;
+        row.print();
     }
+    worked.with_context(|| event.to_owned()).map(|()| rows)
+}
+
+fn piece(target: &Target, row: &mut Row, begun: Duration) -> Result<()> {
+    let told = load(target, &[format!("-d{PIECE}"), format!("--rps={}", target.rate)])?;
+    row.connections += told.count("requests");
+    row.passed += told.status(200);
+    if told.status(200) < told.count("requests") && target.verdict != Verdict::Denied {
+        row.errors.push_str(&format!(" {} {}", told.errors(), told.0["statuses"]));
+    }
+    if let [Some(first), Some(last)] = [0, 1].map(|at| told.0["failures_ms"][at].as_u64()) {
+        let [first, last] = [first, last].map(|ms| begun + Duration::from_millis(ms));
+        row.failing = Some((row.failing.map_or(first, |(earlier, _)| earlier), last));
+    }
+    Ok(())
 }
 
 /// Waits until everything is as it should be.

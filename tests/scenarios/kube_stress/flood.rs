@@ -129,9 +129,7 @@ fn nft(mesh: &KubeMesh, rules: &str) -> Result<()> {
     let pods = mesh.json(&["get", "pods", "-n", SYSTEM, "-l", "app=fairlead-controller"])?;
     for pod in pods["items"].as_array().into_iter().flatten() {
         let name = pod["metadata"]["name"].as_str().context("no name")?;
-        let on = |node: &usize| pod["spec"]["nodeName"] == mesh.node_name(*node).as_str();
-        let node = [1, 2].into_iter().find(on).context("on no node")?;
-        mesh.in_netns(node, SYSTEM, name, &["nft", rules])?;
+        mesh.in_netns(mesh.node_of(pod)?, SYSTEM, name, &["nft", rules])?;
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! Traffic that goes on through an event, and what came of it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use fairlead_tests::Load;
 use fairlead_tests::kube::KubeMesh;
-use fairlead_tests::{Load, client::last_json};
+use fairlead_tests::meanwhile::{Meanwhile, meanwhile};
 
 use super::{MARKER, NS};
 
@@ -50,8 +50,7 @@ impl Target {
 
     fn piece(&self, mesh: &KubeMesh) -> Result<Load> {
         let url = format!("http://{}/{MARKER}", self.path);
-        let command = ["/usr/local/bin/fairlead-apps", "load", &url, PIECE];
-        Ok(Load(last_json(&mesh.exec(NS, "client", &[&command[..], self.how].concat())?)?))
+        mesh.load(NS, "client", &url, &[&[PIECE], self.how].concat())
     }
 }
 
@@ -93,57 +92,34 @@ pub(super) fn during(
     targets: &[Target],
     work: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<Row>> {
-    let over = AtomicBool::new(false);
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        let loads: Vec<_> = targets
-            .iter()
-            .map(|target| {
-                let over = &over;
-                scope.spawn(move || -> Result<Row> {
-                    let mut row = Row { event, to: target.name, ..Row::default() };
-                    loop {
-                        let last = over.load(Ordering::Acquire);
-                        let load = target.piece(mesh)?;
-                        let right = load.status(target.wanted);
-                        row.requests += load.count("requests");
-                        row.failed += load.count("requests") - right;
-                        row.reopened += load.count("reopened");
-                        if target.wanted != 200 {
-                            row.unchecked += load.status(200);
-                        }
-                        row.slowest_ms = row.slowest_ms.max(load.figure("max_ms"));
-                        if right < load.count("requests") {
-                            row.errors.push_str(&format!("{} ", load.0));
-                        }
-                        if last {
-                            return Ok(row);
-                        }
-                    }
-                })
-            })
-            .collect();
-        // Traffic flows before anything happens.
-        std::thread::sleep(Duration::from_secs(1));
-        let worked = work();
-        let took = start.elapsed();
-        eprintln!("{event}: over after {took:?}");
-        over.store(true, Ordering::Release);
-        let mut rows = Vec::new();
-        for load in loads {
-            let row = load.join().map_err(|_| anyhow::anyhow!("a load panicked"))?;
-            rows.push(Row { took, ..row.context("load")? });
+    let row = |target: &Target| Row { event, to: target.name, ..Row::default() };
+    let piece = |target: &Target, row: &mut Row, _: Duration| {
+        let load = target.piece(mesh)?;
+        let right = load.status(target.wanted);
+        row.requests += load.count("requests");
+        row.failed += load.count("requests") - right;
+        row.reopened += load.count("reopened");
+        if target.wanted != 200 {
+            row.unchecked += load.status(200);
         }
-        if rows.iter().any(|row| row.failed > 0) {
-            let log = mesh.node_log(1)?;
-            let ours = log.lines().filter(|line| line.contains(MARKER));
-            let refused = ours.filter(|line| line.contains("HTTP/1.1\" 5"));
-            refused.take(20).for_each(|line| eprintln!("{line}"));
+        row.slowest_ms = row.slowest_ms.max(load.figure("max_ms"));
+        if right < load.count("requests") {
+            row.errors.push_str(&format!("{} ", load.0));
         }
-        // What failed meanwhile may say why.
-        if worked.is_err() {
-            rows.iter().for_each(|row| eprintln!("{row}"));
-        }
-        worked.context(event).map(|()| rows)
-    })
+        Ok(())
+    };
+    let Meanwhile { took, mut rows, worked } = meanwhile(targets, row, piece, work)?;
+    eprintln!("{event}: over after {took:?}");
+    rows.iter_mut().for_each(|row| row.took = took);
+    if rows.iter().any(|row| row.failed > 0) {
+        let log = mesh.node_log(1)?;
+        let ours = log.lines().filter(|line| line.contains(MARKER));
+        let refused = ours.filter(|line| line.contains("HTTP/1.1\" 5"));
+        refused.take(20).for_each(|line| eprintln!("{line}"));
+    }
+    // What failed meanwhile may say why.
+    if worked.is_err() {
+        rows.iter().for_each(|row| eprintln!("{row}"));
+    }
+    worked.context(event).map(|()| rows)
 }

@@ -7,6 +7,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, anyhow, bail};
 
+use crate::manifests::SYSTEM;
+
+/// How long a rollout may take.
+const ROLLOUT: &str = "--timeout=180s";
+
 /// Which kubectl, and which cluster.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Kubectl {
@@ -68,5 +73,22 @@ impl Kubectl {
             bail!("kubectl {} failed. Next: see what it said above", words.join(" "));
         }
         String::from_utf8(done.stdout).context("kubectl did not print text")
+    }
+
+    /// Whether the cluster has the mesh's namespace.
+    ///
+    /// # Errors
+    /// As of [`Kubectl::read`].
+    pub(crate) fn finds_mesh(&self) -> anyhow::Result<bool> {
+        let namespace = ["get", "namespace", SYSTEM, "--ignore-not-found", "-o", "name"];
+        Ok(!self.read(&namespace)?.trim().is_empty())
+    }
+
+    /// Waits until something of the mesh (such as `daemonset/x`) is rolled out.
+    ///
+    /// # Errors
+    /// As of [`Kubectl::run`], also where it takes longer than [`ROLLOUT`] says.
+    pub(crate) fn wait_rollout(&self, what: &str) -> anyhow::Result<()> {
+        self.run(&["rollout", "status", "-n", SYSTEM, what, ROLLOUT])
     }
 }

@@ -5,13 +5,11 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::kubectl::Kubectl;
-use crate::manifests::{Images, Part, SYSTEM, Written};
+use crate::manifests::{Images, Part, Written};
 
 /// What is ready when the mesh is.
 const PARTS: [&str; 3] =
     ["deployment/fairlead-controller", "daemonset/fairlead-node", "daemonset/fairlead-cni"];
-/// How long each of them may take.
-const TIMEOUT: &str = "--timeout=180s";
 
 const HELP: &str = "\
 Examples:
@@ -84,10 +82,9 @@ impl Install {
             return Ok(ExitCode::SUCCESS);
         }
         let mut apply = vec![word("apply"), word("-k"), dir];
-        let namespace = ["get", "namespace", SYSTEM, "--ignore-not-found", "-o", "name"];
         if !self.dry_run {
             apply.push(word("--server-side"));
-        } else if self.kubectl.read(&namespace)?.trim().is_empty() {
+        } else if !self.kubectl.finds_mesh()? {
             // Nothing can be checked in a namespace that is not there.
             apply.push(word("--dry-run=client"));
         } else {
@@ -98,7 +95,7 @@ impl Install {
             return Ok(ExitCode::SUCCESS);
         }
         for part in PARTS {
-            self.kubectl.run(&["rollout", "status", "-n", SYSTEM, part, TIMEOUT])?;
+            self.kubectl.wait_rollout(part)?;
         }
         println!(
             "The mesh is ready. Next: kubectl label namespace NAME istio.io/dataplane-mode=ambient"

@@ -19,8 +19,6 @@ const ENROLLED: [&str; 4] = [
     "istio-injection=enabled",
     "istio.io/rev",
 ];
-/// How long taking it off the nodes may take.
-const TIMEOUT: &str = "--timeout=180s";
 
 const HELP: &str = "\
 Examples:
@@ -71,8 +69,7 @@ impl Uninstall {
                  gone. Next: kubectl label namespace {names} istio.io/dataplane-mode- (or --unlabel)"
             );
         }
-        let namespace = ["get", "namespace", SYSTEM, "--ignore-not-found", "-o", "name"];
-        if kubectl.read(&namespace)?.trim().is_empty() {
+        if !kubectl.finds_mesh()? {
             bail!(
                 "there is no namespace {SYSTEM}: no mesh is installed. Next: --context, if another cluster is meant"
             );
@@ -96,14 +93,7 @@ impl Uninstall {
             kubectl.run(&args)
         };
         on("apply", &steps)?;
-        kubectl.run(&[
-            "rollout",
-            "status",
-            "-n",
-            SYSTEM,
-            "daemonset/fairlead-uninstall",
-            TIMEOUT,
-        ])?;
+        kubectl.wait_rollout("daemonset/fairlead-uninstall")?;
         on("delete", &steps)?;
         let rest = if self.crds { Part::All } else { Part::Base };
         on("delete", &Written::new(rest, &self.images)?)?;

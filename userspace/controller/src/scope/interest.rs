@@ -96,7 +96,7 @@ impl State {
             Audience::All => self.connected.clone(),
             Audience::Node => {
                 let mut wanted = self.enrolled.clone();
-                for stream in self.nodes_by_name.get(&object.key.name).into_iter().flatten() {
+                for stream in self.streams(&object.key.name) {
                     wanted.insert(*stream);
                 }
                 wanted
@@ -116,7 +116,7 @@ impl State {
             Audience::Pod => {
                 let mut wanted = object.looked.clone();
                 if let Facts::Pod(pod) = &object.facts {
-                    for stream in self.nodes_by_name.get(&pod.node).into_iter().flatten() {
+                    for stream in self.streams(&pod.node) {
                         wanted.insert(*stream);
                     }
                 }

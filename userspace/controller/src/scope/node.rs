@@ -32,6 +32,8 @@ pub(crate) struct NodeState {
     pub(crate) name: Arc<str>,
     /// Tells this stream of the node from others.
     pub(crate) epoch: u64,
+    /// When it began.
+    pub(crate) since: tokio::time::Instant,
     /// The start of the daemon that it is of.
     instance: String,
     /// The namespaces of its enrolled pods.
@@ -103,10 +105,10 @@ impl State {
     /// node has more than one while a daemon takes over from another, both of which serve.
     pub(crate) fn connect(&mut self, name: &str, instance: &str, inventory: Vec<Held>) -> Ticket {
         let name = self.name(name);
-        let streams = self.nodes_by_name.get(&name).cloned().unwrap_or_default();
-        let (before, others): (Vec<_>, Vec<_>) = streams
-            .into_iter()
-            .partition(|old| self.node(*old).is_some_and(|node| node.instance == instance));
+        let (before, others): (Vec<_>, Vec<_>) = self
+            .streams(&name)
+            .iter()
+            .partition(|old| self.node(**old).is_some_and(|node| node.instance == instance));
         let too_many = (others.len() + 1).saturating_sub(MAX_STREAMS);
         for old in before.into_iter().chain(others.into_iter().take(too_many)) {
             self.disconnect_node(old);
@@ -120,6 +122,7 @@ impl State {
         self.nodes[node] = Some(NodeState {
             name: Arc::clone(&name),
             epoch,
+            since: tokio::time::Instant::now(),
             instance: instance.to_owned(),
             clients: Set::default(),
             dirty: Vec::new(),
@@ -132,6 +135,7 @@ impl State {
         });
         self.nodes_by_name.entry(name).or_default().push(node);
         self.connected.insert(node);
+        self.streams_changed();
         let mut versions: Map<Slot, String> = Map::default();
         for held in inventory {
             let Some(key) = held.key else { continue };
@@ -172,6 +176,11 @@ impl State {
         Ticket { node, epoch, wake, replaced }
     }
 
+    /// The streams of a node, the oldest first.
+    pub(crate) fn streams(&self, name: &str) -> &[NodeId] {
+        self.nodes_by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// Forgets a node, if this is still its stream.
     pub(crate) fn disconnect(&mut self, ticket: &Ticket) {
         if self.is_current(ticket) {
@@ -179,7 +188,7 @@ impl State {
         }
     }
 
-    fn is_current(&self, ticket: &Ticket) -> bool {
+    pub(super) fn is_current(&self, ticket: &Ticket) -> bool {
         self.node(ticket.node).is_some_and(|node| node.epoch == ticket.epoch)
     }
 
@@ -193,6 +202,7 @@ impl State {
             }
         }
         self.connected.remove(node);
+        self.streams_changed();
         self.enrolled.remove(node);
         for namespace in &state.clients {
             if let Some(nodes) = self.clients.get_mut(namespace) {
@@ -208,6 +218,9 @@ impl State {
             unit.looked.remove(node);
         }
         for slot in 0..u32::try_from(self.objects.len()).unwrap_or(u32::MAX) {
+            if self.object(slot).wanted.contains(node) {
+                self.keep_last_word(&state.name, node, slot);
+            }
             let object = self.object_mut(slot);
             if object.wanted.contains(node) || object.refusals.contains_key(&node) {
                 object.forget(node);

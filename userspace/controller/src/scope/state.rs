@@ -9,11 +9,14 @@ use fairlead_api::{Kind, ObjectKey};
 use fairlead_wire::config::Key;
 use foldhash::fast::RandomState;
 
+use super::claims::Claims;
 use super::facts::{Facts, PodFacts};
 use super::node::NodeState;
 use super::node_set::{NodeId, NodeSet};
 use super::object::{Content, Object, Slot};
 use super::reach::Reach;
+use super::replicas::Replicas;
+use super::telling::Telling;
 use super::unit::{UnitId, Units};
 
 pub(crate) type Map<K, V> = HashMap<K, V, RandomState>;
@@ -39,6 +42,8 @@ pub(crate) struct State {
     pub(crate) pod_units: Map<PodName, Vec<(UnitId, Slot)>>,
     pub(crate) pods_by_node: Map<Arc<str>, Set<Slot>>,
     pub(crate) addresses: Map<IpAddr, Vec<Slot>>,
+    /// Addresses of pods that their nodes have told of before the API server.
+    pub(crate) claims: Claims,
     /// The namespaces that enrol their pods.
     pub(crate) enrolling: Set<Arc<str>>,
     pub(super) sidecars: Map<Arc<str>, Set<Slot>>,
@@ -57,6 +62,10 @@ pub(crate) struct State {
     pub(crate) clients: Map<Arc<str>, NodeSet>,
     /// Objects whose verdict changed.
     pub(crate) verdicts: Set<ObjectKey>,
+    /// What the leading replica is to be told of.
+    pub(super) telling: Telling,
+    /// What other replicas told, where this one leads.
+    pub(super) replicas: Replicas,
     sequence: u64,
     epoch: u64,
 }
@@ -163,8 +172,22 @@ impl State {
     }
 
     /// Takes an object in.
-    pub(crate) fn apply(&mut self, key: &ObjectKey, mut content: Content, facts: Facts) -> Applied {
+    pub(crate) fn apply(&mut self, key: &ObjectKey, content: Content, facts: Facts) -> Applied {
         let slot = self.slot_of(key);
+        let applied = self.put(slot, key, content, facts);
+        self.settle_claims();
+        applied
+    }
+
+    /// Takes an object in, with the addresses that its node claims for it where it has none.
+    pub(super) fn put(
+        &mut self,
+        slot: Slot,
+        key: &ObjectKey,
+        content: Content,
+        facts: Facts,
+    ) -> Applied {
+        let (mut content, facts) = self.with_claim(slot, content, facts);
         let old = self.object(slot).content.as_ref();
         if old.is_some_and(|old| *old.version == *content.version) {
             return Applied::Same;
@@ -186,8 +209,10 @@ impl State {
     /// Takes an object out; whether it was there.
     pub(crate) fn remove(&mut self, key: &ObjectKey) -> bool {
         let Some(slot) = self.by_key.get(key).copied() else { return false };
-        if self.object(slot).content.is_none() {
-            return false;
+        let Some(content) = &self.object(slot).content else { return false };
+        if key.kind == Kind::Pod {
+            let uid = content.uid().to_owned();
+            self.forget_claim(slot, &uid);
         }
         if let Some(of_kind) = self.by_kind.get_mut(&key.kind) {
             of_kind.remove(&slot);
@@ -200,6 +225,7 @@ impl State {
         self.set_facts(slot, Facts::None, false);
         self.set_wanted(slot, NodeSet::default());
         self.settle(slot);
+        self.settle_claims();
         true
     }
 
@@ -235,8 +261,11 @@ impl State {
     /// Remembers that the verdict about an object is another one.
     pub(crate) fn list_verdict(&mut self, slot: Slot) {
         let key = &self.objects[slot as usize].key;
-        if key.kind.is_istio() && !self.verdicts.contains(key) {
-            self.verdicts.insert(key.clone());
+        if key.kind.is_istio() {
+            self.telling.list(key);
+            if !self.verdicts.contains(key) {
+                self.verdicts.insert(key.clone());
+            }
         }
     }
 
@@ -409,7 +438,7 @@ impl State {
         }
         self.refresh(slot);
         for name in [&old, &new].into_iter().flatten() {
-            for node in self.nodes_by_name.get(name).cloned().unwrap_or_default() {
+            for node in self.streams(name).to_vec() {
                 self.recount(node);
             }
         }
@@ -510,6 +539,7 @@ impl State {
         if old == new {
             return;
         }
+        self.claims.addresses_change(old, new, &self.addresses);
         for ip in old {
             if let Some(slots) = self.addresses.get_mut(ip) {
                 slots.retain(|other| *other != slot);

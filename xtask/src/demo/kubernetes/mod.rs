@@ -311,7 +311,7 @@ fn killed(world: &World, story: &mut Story) -> Result<()> {
             .spawn(|| world.load(PAGE, "anybody", &["-d", "12", "-r", "50", "-c", "4", "--fresh"]));
         std::thread::sleep(Duration::from_secs(2));
         story.say(&format!("kill -9 to the daemon of {}, under load.", world.mesh.node_name(node)));
-        let killed = world.kill(node, &daemon);
+        let killed = world.mesh.kill_in(node, SYSTEM, &daemon, "fairlead-node");
         let load = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))?;
         killed.and(load)
     })?;

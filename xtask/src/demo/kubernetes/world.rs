@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use fairlead_tests::client::{Load, Reply, last_json};
+use fairlead_tests::client::{Load, Reply};
 use fairlead_tests::cluster::ClusterOptions;
 use fairlead_tests::kube::{KubeMesh, READY, SYSTEM, manifests};
 use fairlead_tests::{daemon, eventually};
@@ -113,9 +113,7 @@ or with a kubectl of your own: export KUBECONFIG={}",
     /// Many requests of the visitor's.
     pub(super) fn load(&self, url: &str, user: &str, more: &[&str]) -> Result<Load> {
         let header = format!("{USER}: {user}");
-        let program = "/usr/local/bin/fairlead-apps";
-        let command = [&[program, "load", url, "-H", &header], more].concat();
-        Ok(Load(last_json(&self.mesh.exec(NAMESPACE, "visitor", &command)?)?))
+        self.mesh.load(NAMESPACE, "visitor", url, &[&["-H", &header], more].concat())
     }
 
     /// A metric, over both nodes' daemons.
@@ -165,17 +163,6 @@ or with a kubectl of your own: export KUBECONFIG={}",
     pub(super) fn node_of(&self, app: &str) -> Result<usize> {
         let label = format!("app={app}");
         let pods = self.mesh.json(&["get", "pods", "-n", NAMESPACE, "-l", &label])?;
-        let name = pods["items"][0]["spec"]["nodeName"].as_str().unwrap_or_default();
-        let node = [1, 2].into_iter().find(|node| self.mesh.node_name(*node) == name);
-        node.with_context(|| format!("{app} runs nowhere"))
-    }
-
-    /// kill -9 to the process of a pod of the mesh, past everything that would stop it kindly.
-    pub(super) fn kill(&self, node: usize, pod: &str) -> Result<()> {
-        let path = "jsonpath={.status.containerStatuses[0].containerID}";
-        let id = self.mesh.kubectl(&["get", "pod", "-n", SYSTEM, pod, "-o", path])?;
-        let id = id.trim().rsplit('/').next().unwrap_or_default().to_owned();
-        let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", &id];
-        self.mesh.on_node(node, &kill).map(drop)
+        self.mesh.node_of(&pods["items"][0]).with_context(|| app.to_owned())
     }
 }

@@ -66,6 +66,7 @@ struct Named {
     faults: Vec<Fault>,
 }
 
+/// A name for this start of the daemon.
 fn instance() -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:x}", std::process::id(), now.as_nanos())

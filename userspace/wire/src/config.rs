@@ -19,3 +19,5 @@ pub const PROTOCOL: u32 = 1;
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The audience that tokens of node daemons are made for, as of Istio's clients.
 pub const TOKEN_AUDIENCE: &str = "istio-ca";
+/// Pods in one [`PodAddresses`].
+pub const MAX_ADDRESSED_PODS: usize = 1024;

@@ -45,7 +45,9 @@ pub(crate) struct PodFacts {
     pub(crate) enrolled: Option<bool>,
     /// It has come to its end.
     pub(crate) over: bool,
-    /// Its own addresses: none on the host's network.
+    /// It has no network of its own.
+    pub(crate) host_network: bool,
+    /// Its own addresses: none on the host's network, none any more when it has come to its end.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
@@ -90,7 +92,9 @@ fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Option<T> {
 }
 
 fn pod_facts(pod: &Pod) -> PodFacts {
-    let own_network = !pod.spec.host_network;
+    let host_network = pod.spec.host_network;
+    let over = matches!(pod.status.phase, PodPhase::Succeeded | PodPhase::Failed);
+    let has_own = !host_network && !over;
     PodFacts {
         node: pod.spec.node_name.as_str().into(),
         service_account: pod.service_account().into(),
@@ -98,8 +102,9 @@ fn pod_facts(pod: &Pod) -> PodFacts {
             Enrolment::NotAsked => None,
             word => Some(word.is_enrolled()),
         },
-        over: matches!(pod.status.phase, PodPhase::Succeeded | PodPhase::Failed),
-        addresses: pod.ips().filter(|_| own_network).map(|ip| ip.to_canonical()).collect(),
+        over,
+        host_network,
+        addresses: pod.ips().filter(|_| has_own).map(|ip| ip.to_canonical()).collect(),
     }
 }
 

@@ -11,6 +11,7 @@
 //! again, by index. What a node has to be told is a list of objects, each there once, whose bytes
 //! are made when they go out: a node that is slow gets the last state of things, never a queue.
 
+mod claims;
 mod defaults;
 mod facts;
 mod interest;

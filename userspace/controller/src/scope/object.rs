@@ -91,6 +91,11 @@ impl Content {
         let json = resource.slice(begin..);
         Self { resource, json, version: version.into(), generation, sequence: 0 }
     }
+
+    /// The object's UID.
+    pub(crate) fn uid(&self) -> &str {
+        self.version.rsplit_once('/').map_or("", |(uid, _)| uid)
+    }
 }
 
 impl Object {

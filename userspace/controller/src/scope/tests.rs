@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod claims;
 mod random;
 
 /// A node as the controller sees it: it takes what it is told and says so.

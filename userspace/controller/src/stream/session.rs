@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_wire::config::{Ack, Found, Held, Hello, Lookup, NodeMessage, PROTOCOL, node_message};
+use fairlead_wire::config::{
+    Ack, Found, Held, Hello, Lookup, MAX_ADDRESSED_PODS, NodeMessage, PROTOCOL, PodAddresses,
+    node_message,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
@@ -21,6 +24,8 @@ const GREETING: Duration = Duration::from_secs(30);
 const MAX_INVENTORY: usize = 250_000;
 /// Addresses in one Lookup.
 const MAX_ADDRESSES: usize = 1024;
+/// How long after its last stream it counts what a node said of addresses: its daemon comes again.
+const CLAIMS_STAY: Duration = Duration::from_secs(30);
 /// Lookups that wait for their Found.
 const MAX_LOOKUPS: usize = 256;
 
@@ -77,6 +82,8 @@ pub(super) async fn run(
             let _ = timeout(GREETING, out.send(Err(status))).await;
         }
     }
+    drop((input, out));
+    forget_claims(&shared, &identity.node).await;
 }
 
 struct Connected<'a> {
@@ -89,6 +96,12 @@ impl Drop for Connected<'_> {
         self.shared.world.disconnect(self.ticket);
         self.shared.metrics.connected(-1);
     }
+}
+
+/// The node has lost a stream; should it have none for long, what it said of addresses is over.
+async fn forget_claims(shared: &Shared, node: &str) {
+    tokio::time::sleep(CLAIMS_STAY).await;
+    shared.world.forget_claims(node);
 }
 
 async fn greet(
@@ -214,6 +227,7 @@ impl Session<'_> {
         match message.message {
             Some(node_message::Message::Ack(ack)) => self.hear_ack(ack),
             Some(node_message::Message::Lookup(lookup)) => self.hear_lookup(lookup),
+            Some(node_message::Message::PodAddresses(pods)) => self.hear_addresses(pods),
             Some(node_message::Message::Hello(_) | node_message::Message::Inventory(_)) => {
                 Err(Status::invalid_argument("Hello and Inventory come first, and once"))
             }
@@ -249,6 +263,16 @@ impl Session<'_> {
         self.lookups.push_back(Found { id: lookup.id, known });
         // Somebody waits for it.
         self.next = Instant::now();
+        Ok(())
+    }
+
+    fn hear_addresses(&self, pods: PodAddresses) -> Result<(), Status> {
+        let PodAddresses { pods, all } = pods;
+        if pods.len() > MAX_ADDRESSED_PODS {
+            let text = format!("at most {MAX_ADDRESSED_PODS} pods in a PodAddresses");
+            return Err(Status::invalid_argument(text));
+        }
+        self.shared.world.claim(self.ticket, pods, all);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -37,6 +37,8 @@ struct Flight {
     waker: AtomicWaker,
     /// Why a head was refused.
     refused: OnceLock<&'static str>,
+    /// The connection is to end with its next response.
+    leaving: AtomicBool,
 }
 
 /// No request asks for a switch of protocols.
@@ -65,9 +67,22 @@ impl InFlight {
         Switching { flight: Arc::clone(&self.0), to: NO_SWITCH }
     }
 
+    /// The next response is the last one of the connection.
+    pub(super) fn leave(&self) {
+        self.0.leaving.store(true, Ordering::Relaxed);
+    }
+
     /// Why a head was refused, if one was.
     pub(super) fn refused(&self) -> Option<&'static str> {
         self.0.refused.get().copied()
+    }
+}
+
+impl Answering {
+    /// Whether the client has to be told that the connection ends with this response.
+    pub(super) fn is_last(&self) -> bool {
+        let Flight { leaving, switch, .. } = &*self.0;
+        leaving.load(Ordering::Relaxed) && switch.load(Ordering::Acquire) != SWITCHED
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::arrive::Arrival;
 use super::exchange::Reported;
@@ -31,6 +33,10 @@ use crate::outbound::Outgoing;
 const HEADERS: usize = 64 * 1024;
 /// A client may take this long from the first byte of a request to the end of its headers.
 const HEADER_TIME: Duration = Duration::from_secs(10);
+/// An idle connection of HTTP/1 stays open for so long when the daemon drains: its client may be sending
+/// a request at this very moment. The next response says `Connection: close` (RFC 9112 section 9.6);
+/// one in HTTP/2 has GOAWAY for that.
+const LAST_REQUEST: Duration = Duration::from_secs(5);
 /// Concurrent requests of one HTTP/2 connection.
 const STREAMS: u32 = 1024;
 /// Streams that a client may open and reset before they were looked at (rapid reset,
@@ -110,7 +116,10 @@ where
         });
         let response = handle(request.map(Body::Incoming), switch);
         async move {
-            let response = response.await;
+            let mut response = response.await;
+            if answering.is_last() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response.map(|body| Held { body, _answering: answering }))
         }
     });
@@ -155,8 +164,15 @@ where
         tokio::select! {
             result = connection.as_mut() => result,
             () = &mut draining => {
-                connection.as_mut().graceful_shutdown();
-                finish(connection, entry).await
+                heads.leave();
+                tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = sleep(LAST_REQUEST) => {
+                        connection.as_mut().graceful_shutdown();
+                        finish(connection, entry).await
+                    }
+                    _ = entry.until_cut() => Ok(()),
+                }
             }
             _ = cut => Ok(()),
         }

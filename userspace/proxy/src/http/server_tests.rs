@@ -9,7 +9,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
 
 use super::*;
 use crate::live::{Direction, Registry};
@@ -23,12 +22,24 @@ where
     F: Fn(Request<Body>, Option<Switch>) -> R + Send + 'static,
     R: Future<Output = Response<Reported>> + Send + 'static,
 {
+    serving_until(http2, watch::channel(false).1, handle)
+}
+
+/// Likewise, of a daemon that drains one day.
+fn serving_until<F, R>(
+    http2: bool,
+    drained: watch::Receiver<bool>,
+    handle: F,
+) -> (DuplexStream, JoinHandle<Option<String>>)
+where
+    F: Fn(Request<Body>, Option<Switch>) -> R + Send + 'static,
+    R: Future<Output = Response<Reported>> + Send + 'static,
+{
     let (client, server) = duplex(64 * 1024);
     let task = tokio::spawn(async move {
         let registry = Arc::new(Registry::default());
         let (pod, addr) = (WorkloadId::new("a", "b"), ([10, 0, 0, 1], 1).into());
         let entry = registry.add(Direction::Outbound, &pod, addr, addr, None);
-        let (_draining, drained) = watch::channel(false);
         serve((server, Bytes::new()), http2, &entry, drained, handle).await
     });
     (client, task)
@@ -158,4 +169,49 @@ async fn http2_may_be_silent_for_long() {
     }
     drop(sender);
     assert_eq!(served.await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_answers_one_more_request_of_an_idle_client() {
+    let (draining, drained) = watch::channel(false);
+    let yes = |_, _| std::future::ready(Response::new(Reported::silent(Body::full("yes"))));
+    let (mut client, served) = serving_until(false, drained.clone(), yes);
+    let (mut idle, idling) = serving_until(false, drained, yes);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    for client in [&mut client, &mut idle] {
+        client.write_all(request).await.unwrap();
+        let mut got = [0; 128];
+        let n = client.read(&mut got).await.unwrap();
+        assert!(!String::from_utf8_lossy(&got[..n]).contains("close"));
+    }
+    draining.send_replace(true);
+    let start = tokio::time::Instant::now();
+    sleep(LAST_REQUEST / 2).await;
+    client.write_all(request).await.unwrap();
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).await.unwrap();
+    let got = String::from_utf8(got).unwrap();
+    assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("yes"), "{got}");
+    assert!(got.contains("connection: close\r\n"), "{got}");
+    assert!(served.await.unwrap().is_none());
+    // Who says nothing is not waited for.
+    assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
+    assert!(start.elapsed() < LAST_REQUEST + Duration::from_millis(10));
+    assert!(idling.await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_under_way_when_the_drain_begins_says_so_if_it_can() {
+    let (draining, drained) = watch::channel(false);
+    let slow = |_, _| async {
+        sleep(Duration::from_secs(1)).await;
+        Response::new(Reported::silent(Body::full("yes")))
+    };
+    let (mut client, _served) = serving_until(false, drained, slow);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    draining.send_replace(true);
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).await.unwrap();
+    assert!(String::from_utf8(got).unwrap().contains("connection: close\r\n"));
 }

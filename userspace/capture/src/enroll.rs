@@ -259,7 +259,7 @@ fn join(
         outbound.push(outbound_v6);
         inbound.push(inbound_v6);
     }
-    Ok((PodSockets { outbound, inbound, port: port.clone(), ips }, port))
+    Ok((PodSockets { outbound, inbound, port: port.clone(), ips, given: vec![] }, port))
 }
 
 /// The pod's global addresses.

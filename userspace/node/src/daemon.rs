@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::admin::Server;
+use crate::cni::Assigned;
 use crate::discovery::Locator;
 use crate::enroller::Parts;
 use crate::enrolment::{Carrier, Table};
@@ -131,7 +132,9 @@ fn run_logged(
         .build()
         .context("starting the control runtime")?;
     let (supervisor, mut ends) = Supervisor::new();
-    let configuration = open::configuration(settings, &supervisor)?;
+    let assigned =
+        settings.pods.as_ref().map(|pods| Arc::new(Assigned::kept_beside(&pods.cni_socket)));
+    let configuration = open::configuration(settings, assigned.as_ref(), &supervisor)?;
     let telemetry = Telemetry::new();
     let (identity, authority) = open::identity(settings, configuration.snapshots())?;
     if let (Some(authority), Some(controller)) = (authority, configuration.controller()) {
@@ -204,6 +207,7 @@ fn run_logged(
         identity,
         control: control.handle().clone(),
         locator,
+        assigned,
         snapshots: configuration.snapshots().clone(),
         report: configuration.report(),
         table,

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cni::{self, Answers};
+use crate::cni::{self, Answers, Assigned};
 use crate::configuration::Report;
 use crate::discovery::Locator;
 use crate::enrolment::{Enrolment, Surroundings, Table};
@@ -44,6 +44,7 @@ pub(crate) struct Parts {
     pub(crate) identity: Arc<IdentityStore>,
     pub(crate) control: Handle,
     pub(crate) locator: Option<Arc<Locator>>,
+    pub(crate) assigned: Option<Arc<Assigned>>,
     pub(crate) snapshots: SnapshotHandle,
     pub(crate) report: Arc<Mutex<Report>>,
     pub(crate) table: Table,
@@ -67,6 +68,7 @@ impl Parts {
             current: Box::new(move || current.lock().current),
             refuse_unknown: self.refuse_unknown(),
             locator: self.locator.clone(),
+            assigned: self.assigned.clone(),
         }
     }
 
@@ -102,6 +104,7 @@ impl Parts {
             control: self.control.clone(),
             capture: Arc::clone(&self.capture),
             plane: Arc::clone(&self.plane),
+            assigned: self.assigned.clone(),
         });
         let supervisor = self.supervisor.clone();
         let thread = self
@@ -131,11 +134,14 @@ impl Parts {
     /// # Errors
     /// Their socket cannot be made.
     pub(crate) fn serve_plugins(&self, enroller: &mut Enroller) -> anyhow::Result<()> {
-        let (Some(pods), Some(locator)) = (&self.settings.pods, &self.locator) else {
+        let (Some(pods), Some(locator), Some(assigned)) =
+            (&self.settings.pods, &self.locator, &self.assigned)
+        else {
             return Ok(());
         };
         let answers = Answers {
             locator: Arc::clone(locator),
+            assigned: Arc::clone(assigned),
             snapshots: self.snapshots.clone(),
             table: Arc::clone(&self.table),
             passes: enroller.passes.clone(),
@@ -162,6 +168,7 @@ struct Taking {
     control: Handle,
     capture: Arc<Capture>,
     plane: Arc<DataPlane>,
+    assigned: Option<Arc<Assigned>>,
 }
 
 impl Taking {
@@ -174,6 +181,10 @@ impl Taking {
         }
         self.certificates();
         self.successor.take()?;
+        if let Some(assigned) = &self.assigned {
+            // The daemon before has heard of pods until now.
+            assigned.reload();
+        }
         let started = Instant::now();
         self.plane.hold();
         loop {

@@ -11,6 +11,7 @@ use fairlead_config::SnapshotHandle;
 use fairlead_identity::{CaClient, CaDirectory, IdentityStore, KeptCertificates, StoreSettings};
 
 use crate::certificates::RemoteCa;
+use crate::cni::Assigned;
 use crate::configuration::Configuration;
 use crate::rpc::Service;
 use crate::settings::{Authority, Settings, Source, UnknownNetns};
@@ -138,12 +139,13 @@ pub(crate) fn identity(
 /// The configuration, as the settings say where it comes from.
 pub(crate) fn configuration(
     settings: &Settings,
+    assigned: Option<&Arc<Assigned>>,
     supervisor: &Supervisor,
 ) -> anyhow::Result<Configuration> {
     match &settings.source {
         Source::Directory(dir) => Configuration::start(dir, &settings.node, supervisor),
         Source::Controller(controller) => {
-            Configuration::follow(controller, &settings.node, supervisor)
+            Configuration::follow(controller, &settings.node, assigned, supervisor)
         }
     }
 }

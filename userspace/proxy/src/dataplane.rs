@@ -108,7 +108,7 @@ impl DataPlane {
                 .collect::<io::Result<Vec<_>>>()
         };
         let (from_pod, to_pod) = (listeners(sockets.outbound)?, listeners(sockets.inbound)?);
-        let pod = Arc::new(Pod::new(&local, sockets.port, sockets.ips));
+        let pod = Arc::new(Pod::new(&local, sockets.port, &sockets.ips, sockets.given));
         if let Some(replaced) = self.shared.insert(Arc::clone(&pod)) {
             replaced.stop.send_replace(true);
         }

@@ -31,11 +31,11 @@ const USED_MAX: usize = 4096;
 /// One pod of this node.
 pub(crate) struct Pod {
     pub(crate) id: WorkloadId,
-    /// What enrolment said, with the addresses that the pod's interfaces have where the
-    /// configuration told none of them; the snapshot may know it better.
+    /// What enrolment said, with other addresses where the configuration told none of the pod's;
+    /// the snapshot may know it better.
     enrolled: Arc<Workload>,
-    /// The addresses that the pod's interfaces had when it was enrolled.
-    own: Vec<IpAddr>,
+    /// The addresses that the network plugins gave it, if they have told.
+    given: Vec<IpAddr>,
     pub(crate) port: Arc<dyn PodPort>,
     /// HTTP connections that wait for the next request: to the pod's own application, and from
     /// the pod to elsewhere.
@@ -48,9 +48,17 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    pub(crate) fn new(local: &LocalPod, port: Arc<dyn PodPort>, ips: Vec<IpAddr>) -> Self {
+    pub(crate) fn new(
+        local: &LocalPod,
+        port: Arc<dyn PodPort>,
+        interfaces: &[IpAddr],
+        given: Vec<IpAddr>,
+    ) -> Self {
         let mut enrolled = Arc::clone(&local.workload);
-        if !is_at(&enrolled, &ips) {
+        if is_behind(&enrolled, &given) {
+            // What its interfaces have counts only where nobody else has a word: a pod that may
+            // administer its network puts there what it likes.
+            let ips = if given.is_empty() { interfaces } else { &given[..] };
             let of_family = |v4: bool| ips.iter().find(move |ip| ip.is_ipv4() == v4).copied();
             let first = of_family(true).into_iter().chain(of_family(false));
             Arc::make_mut(&mut enrolled).ips = first.collect();
@@ -58,7 +66,7 @@ impl Pod {
         Self {
             id: enrolled.id.clone(),
             enrolled,
-            own: ips,
+            given,
             port,
             pool: Pool::default(),
             connections: AtomicUsize::new(0),
@@ -82,16 +90,19 @@ impl Pod {
         else {
             return Arc::clone(&self.enrolled);
         };
-        // The API server learns a pod's addresses after its first processes have started; until
-        // then it names none, or those that the pod had before its node was booted.
-        let behind = workload.uid == self.enrolled.uid && !is_at(workload, &self.own);
+        let behind = workload.uid == self.enrolled.uid && is_behind(workload, &self.given);
         Arc::clone(if behind { &self.enrolled } else { workload })
     }
 }
 
-/// Whether a workload's object names an address that its interfaces have, as far as that is known.
-fn is_at(workload: &Workload, own: &[IpAddr]) -> bool {
-    own.is_empty() || workload.ips.iter().any(|ip| own.contains(ip))
+/// Whether a workload's object does not name its addresses yet. The API server learns them after
+/// the first processes have started; until then it names none, or those that the pod had before
+/// its node was booted: none of those that it was given.
+fn is_behind(workload: &Workload, given: &[IpAddr]) -> bool {
+    match given {
+        [] => workload.ips.is_empty(),
+        given => !workload.ips.iter().any(|ip| given.contains(ip)),
+    }
 }
 
 /// The address of a workload that goes with `like`: of the same family where it has one.

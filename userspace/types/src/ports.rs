@@ -59,8 +59,11 @@ pub struct PodSockets {
     pub inbound: Vec<TcpListener>,
     /// The way into the namespace.
     pub port: Arc<dyn PodPort>,
-    /// The global addresses that the pod's interfaces have, in their order: those of a pod that has
-    /// just started stand in no API object yet, and of one that was started again (its node booted)
-    /// other ones may.
+    /// The global addresses that the pod's interfaces have, in their order. The pod itself may have
+    /// put them there.
     pub ips: Vec<IpAddr>,
+    /// The addresses that the network plugins gave the pod, if they have told. Those of a pod that
+    /// has just started stand in no API object yet, and of one that was started again (its node
+    /// booted) other ones may.
+    pub given: Vec<IpAddr>,
 }

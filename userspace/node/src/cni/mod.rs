@@ -5,6 +5,7 @@
 //! that the pod is none of the mesh's business. Whatever takes longer is for the plugin to decide,
 //! which asks the API server.
 
+mod assigned;
 mod server;
 
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use crate::discovery::{Locator, Namespace};
 use crate::enrolment::{Place, PodState, Table};
 
+pub use assigned::{Assigned, News};
 pub use server::Server;
 
 /// How long ADD waits for news of the pod and for its capture.
@@ -31,6 +33,8 @@ const ADD_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Answers {
     /// Where pods are.
     pub locator: Arc<Locator>,
+    /// Which addresses they were given.
+    pub assigned: Arc<Assigned>,
     /// What the configuration says of them.
     pub snapshots: SnapshotHandle,
     /// Where they stand.
@@ -63,10 +67,13 @@ impl Answers {
             Request::Check(sandbox) => self.check(&sandbox),
             Request::Del { container_id, .. } => {
                 self.locator.forget(&container_id);
+                self.assigned.forget(&container_id);
                 Response::Done
             }
             Request::Gc { valid } => {
-                self.locator.retain(&valid.into_iter().collect::<HashSet<_>>());
+                let valid = valid.into_iter().collect::<HashSet<_>>();
+                self.locator.retain(&valid);
+                self.assigned.retain(&valid);
                 Response::Done
             }
             Request::Status => Response::Done,
@@ -89,6 +96,8 @@ impl Answers {
         {
             return refused(reason.into());
         }
+        // Before enrolment looks, and before the pod has a process that can tell others of them.
+        self.assigned.tell(sandbox);
         let mut passes = self.passes.clone();
         (self.wake)();
         let mut standing;

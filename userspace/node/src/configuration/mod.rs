@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 pub use report::{Entry, Report, refused};
 
+use crate::cni::Assigned;
 use crate::settings::ControllerSettings;
 use crate::supervise::Supervisor;
 use controller::Controller;
@@ -60,7 +61,8 @@ impl Configuration {
         Ok(Self { snapshots, report, source: Source::Directory(watcher) })
     }
 
-    /// Begins with what was kept of an earlier daemon, and follows the controller from then on.
+    /// Begins with what was kept of an earlier daemon, and follows the controller from then on,
+    /// which is told of the addresses that pods are given.
     ///
     /// # Errors
     /// The state directory cannot be used, or the kernel gives no thread. That no controller
@@ -68,12 +70,14 @@ impl Configuration {
     pub fn follow(
         settings: &ControllerSettings,
         node: &str,
+        assigned: Option<&Arc<Assigned>>,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
         let follower = Follower::with_root(node, Form::Objects, &settings.root_namespace);
         let snapshots = follower.snapshots().clone();
         let report = Arc::clone(follower.report());
-        let controller = Controller::start(settings, node, follower, supervisor)?;
+        let controller =
+            Controller::start(settings, node, follower, assigned.cloned(), supervisor)?;
         Ok(Self { snapshots, report, source: Source::Controller(controller) })
     }
 

@@ -22,6 +22,7 @@ use fairlead_types::{SpiffeId, WorkloadId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::cni::Assigned;
 use crate::discovery::Locator;
 
 pub use ports::{Captor, Carrier, Place};
@@ -57,6 +58,8 @@ pub struct Surroundings {
     pub refuse_unknown: bool,
     /// Where pods are. Without it, where their annotation says.
     pub locator: Option<Arc<Locator>>,
+    /// The addresses that they were given.
+    pub assigned: Option<Arc<Assigned>>,
 }
 
 /// The table of local pods, for the admin API. Cloning shares it.
@@ -151,6 +154,11 @@ impl Enrolment {
                 (snapshot.local.iter().map(own).collect(), None)
             }
         };
+        if let Some(assigned) = &self.around.assigned
+            && (self.around.current)()
+        {
+            assigned.prune(|id| snapshot.local.contains_key(id), now);
+        }
         let mut wanted: BTreeMap<WorkloadId, Wanted> = local
             .into_iter()
             .map(|(id, pod)| {
@@ -279,7 +287,10 @@ impl Enrolment {
             }
             return Seat::Waiting(retry);
         };
-        let joined = self.around.captor.enroll(&spec).and_then(|sockets| {
+        let joined = self.around.captor.enroll(&spec).and_then(|mut sockets| {
+            if let Some(assigned) = &self.around.assigned {
+                sockets.given = assigned.of(id, &pod.workload.uid);
+            }
             if wanted.refused.is_some() {
                 // Without its sockets whatever the kernel captures is refused.
                 drop(sockets);

@@ -68,7 +68,13 @@ impl PodPort for NoPort {
 impl Captor for Paper {
     fn enroll(&self, spec: &PodSpec) -> Result<PodSockets, String> {
         self.note("enroll", format!("{} {:?}", spec.id, spec.excluded_outbound_ports))?;
-        Ok(PodSockets { outbound: vec![], inbound: vec![], port: Arc::new(NoPort), ips: vec![] })
+        Ok(PodSockets {
+            outbound: vec![],
+            inbound: vec![],
+            port: Arc::new(NoPort),
+            ips: vec![],
+            given: vec![],
+        })
     }
 
     fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), String> {
@@ -163,6 +169,7 @@ impl Bench {
             current: Box::new(move || *told.lock()),
             refuse_unknown,
             locator: None,
+            assigned: None,
         });
         Self { paper, snapshots, enrolment, retained, complete, current, now: Instant::now() }
     }

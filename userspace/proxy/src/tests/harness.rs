@@ -303,6 +303,7 @@ impl World {
                 inbound: Vec::new(),
                 port: Arc::<FakePort>::clone(&port),
                 ips: Vec::new(),
+                given: Vec::new(),
             };
             self.nodes[node].plane.add_pod(Arc::clone(&local), sockets).unwrap();
             let inbound = Inbound {

@@ -25,6 +25,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::follower::Follower;
+use crate::cni::Assigned;
 use crate::random::jittered;
 use crate::rpc::Service;
 use crate::settings::ControllerSettings;
@@ -65,6 +66,7 @@ impl Controller {
         settings: &ControllerSettings,
         node: &str,
         follower: Follower,
+        assigned: Option<Arc<Assigned>>,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Self> {
         let service = Service::new(settings.service.clone());
@@ -86,6 +88,7 @@ impl Controller {
             service,
             lookups: Arc::clone(&lookups),
             asked,
+            assigned: assigned.unwrap_or_default(),
             reconnect: Arc::clone(&reconnect),
             stopped,
         };

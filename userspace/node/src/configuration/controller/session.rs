@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use fairlead_wire::config::configuration_client::ConfigurationClient;
 use fairlead_wire::config::{
-    Ack, ControllerMessage, Found, Hello, Lookup, MAX_MESSAGE_BYTES, NodeMessage, PROTOCOL, Update,
-    controller_message, node_message,
+    Ack, ControllerMessage, Found, Hello, Lookup, MAX_ADDRESSED_PODS, MAX_MESSAGE_BYTES,
+    NodeMessage, PROTOCOL, PodAddresses, Update, controller_message, node_message,
 };
 use futures_util::StreamExt as _;
 use tokio::sync::{Notify, mpsc, watch};
@@ -16,6 +16,7 @@ use tonic::{Request, Streaming};
 use super::core::{Core, Staged, TRIM};
 use super::lookup::{LOOKUP_BATCH, Lookups};
 use super::state::Keeper;
+use crate::cni::{Assigned, News};
 use crate::rpc::Service;
 
 /// The controller may take so long to accept a stream…
@@ -36,6 +37,7 @@ pub(super) struct Links {
     pub(super) service: Service,
     pub(super) lookups: Arc<Lookups>,
     pub(super) asked: mpsc::Receiver<std::net::IpAddr>,
+    pub(super) assigned: Arc<Assigned>,
     pub(super) reconnect: Arc<Notify>,
     pub(super) stopped: watch::Receiver<bool>,
 }
@@ -121,6 +123,8 @@ async fn serve(
     let mut lookup = 0_u64;
     let mut last_nonce = 0_u64;
     let mut lost: Option<Instant> = None;
+    links.assigned.tell_all();
+    report(links, &outgoing).await?;
     loop {
         tokio::select! {
             next = incoming.message() => {
@@ -157,6 +161,7 @@ async fn serve(
                 let ask = Lookup { id: lookup, addresses: text };
                 send(&outgoing, node_message::Message::Lookup(ask)).await?;
             }
+            () = links.assigned.changed() => report(links, &outgoing).await?,
             _ = touch.tick() => {
                 if staged.synced {
                     keeper.touch(SystemTime::now());
@@ -183,6 +188,20 @@ fn rising(update: &Update, last: &mut u64) -> Result<u64, String> {
     }
     *last = update.nonce;
     Ok(update.nonce)
+}
+
+/// Tells of addresses that pods were given, as far as that is news.
+async fn report(links: &Links, outgoing: &mpsc::Sender<NodeMessage>) -> Result<(), String> {
+    let News { pods, all } = links.assigned.news();
+    let mut all = all;
+    let mut rest = pods.as_slice();
+    while all || !rest.is_empty() {
+        let (now, later) = rest.split_at(rest.len().min(MAX_ADDRESSED_PODS));
+        let told = PodAddresses { pods: now.to_vec(), all: std::mem::take(&mut all) };
+        send(outgoing, node_message::Message::PodAddresses(told)).await?;
+        rest = later;
+    }
+    Ok(())
 }
 
 async fn send(

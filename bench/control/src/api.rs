@@ -7,24 +7,52 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 use fairlead_cluster::binaries::Binaries;
-use http::Request;
-use kube::Client;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use http::Method;
 use serde_json::Value;
 
+use crate::client::{Client, METADATA_ONLY, WHOLE};
+
+/// The token of everybody here.
+const TOKEN: &str = "bench";
 /// How long the API server may take to start.
 const START: Duration = Duration::from_secs(120);
 
 /// The processes, ended with it, and a client.
 pub(crate) struct Api {
     pub(crate) client: Client,
-    dir: PathBuf,
     kubectl: PathBuf,
-    children: Vec<Child>,
+    started: Started,
 }
 
-impl Drop for Api {
+/// The processes and their directory.
+struct Started {
+    children: Vec<Child>,
+    dir: PathBuf,
+}
+
+impl Started {
+    fn spawn(&mut self, name: &str, command: &mut Command) -> Result<()> {
+        let log = fs::File::create(self.dir.join(format!("{name}.log")))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| name.to_owned())?;
+        self.children.push(child);
+        Ok(())
+    }
+
+    /// The end of what a process said.
+    fn said(&self, name: &str) -> String {
+        let text = fs::read(self.dir.join(format!("{name}.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned()
+    }
+}
+
+impl Drop for Started {
     fn drop(&mut self) {
         for child in self.children.iter_mut().rev() {
             let _ = child.kill();
@@ -35,7 +63,9 @@ impl Drop for Api {
 }
 
 impl Api {
-    pub(crate) async fn start(tell: &dyn Fn(&str)) -> Result<Self> {
+    /// Starts them. They run at `nice`: in a cluster they have a machine of their own, and must
+    /// not keep the controller from its part of this one.
+    pub(crate) async fn start(nice: u8, tell: &dyn Fn(&str)) -> Result<Self> {
         // Programs that somebody has built by hand, or the cluster tool's.
         let dir = match std::env::var_os("FAIRLEAD_BENCH_KUBERNETES") {
             Some(dir) => PathBuf::from(dir),
@@ -45,24 +75,24 @@ impl Api {
         let work = std::env::temp_dir().join(format!("fl-bench-{}", std::process::id()));
         fs::create_dir_all(work.join("certs"))?;
         let [client, peer, secure] = ports()?;
-        let mut api = Self {
-            client: Client::try_from(kube::Config::new("http://127.0.0.1:1".parse()?))?,
-            kubectl: program("kubectl"),
-            children: Vec::new(),
-            dir: work.clone(),
+        let mut started = Started { children: Vec::new(), dir: work.clone() };
+        let nice = |name: &str| {
+            let mut command = Command::new("nice");
+            command.args(["-n", &nice.to_string()]).arg(program(name));
+            command
         };
         let etcd = format!("http://127.0.0.1:{client}");
         let peers = format!("http://127.0.0.1:{peer}");
-        api.spawn(
+        started.spawn(
             "etcd",
-            Command::new(program("etcd"))
+            nice("etcd")
                 .arg("--data-dir")
                 .arg(work.join("etcd"))
                 .args(["--listen-client-urls", &etcd, "--advertise-client-urls", &etcd])
                 .args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers])
                 .args(["--initial-cluster", &format!("default={peers}"), "--unsafe-no-fsync"]),
         )?;
-        fs::write(work.join("tokens.csv"), "bench,bench,bench,\"system:masters\"\n")?;
+        fs::write(work.join("tokens.csv"), format!("{TOKEN},bench,bench,\"system:masters\"\n"))?;
         let key = work.join("key.pem");
         let made = Command::new("openssl")
             .args(["genrsa", "-out"])
@@ -72,9 +102,9 @@ impl Api {
             .status()
             .context("openssl")?;
         ensure!(made.success(), "openssl made no key");
-        api.spawn(
+        started.spawn(
             "kube-apiserver",
-            Command::new(program("kube-apiserver"))
+            nice("kube-apiserver")
                 .args(["--etcd-servers", &etcd, "--bind-address", "127.0.0.1"])
                 .args(["--secure-port", &secure.to_string(), "--authorization-mode", "RBAC"])
                 .arg("--cert-dir")
@@ -94,45 +124,33 @@ impl Api {
             "apiVersion: v1\nkind: Config\ncurrent-context: bench\n\
              clusters: [{{name: bench, cluster: {{server: \"https://127.0.0.1:{secure}\", \
              insecure-skip-tls-verify: true}}}}]\n\
-             users: [{{name: bench, user: {{token: bench}}}}]\n\
+             users: [{{name: bench, user: {{token: {TOKEN}}}}}]\n\
              contexts: [{{name: bench, context: {{cluster: bench, user: bench}}}}]\n"
         );
-        fs::write(api.kubeconfig(), kubeconfig)?;
-        let file = Kubeconfig::read_from(api.kubeconfig())?;
-        let config =
-            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-        api.client = Client::try_from(config)?;
+        fs::write(work.join("kubeconfig"), kubeconfig)?;
+        let certificates = work.join("certs/apiserver.crt");
         let deadline = Instant::now() + START;
         loop {
-            let ready = api.client.request_text(Request::get("/readyz").body(Vec::new())?).await;
-            if ready.is_ok_and(|text| text == "ok") {
-                return Ok(api);
-            }
+            let reason = match ready(secure, &certificates).await {
+                Ok(client) => return Ok(Self { client, kubectl: program("kubectl"), started }),
+                Err(reason) => reason,
+            };
             if Instant::now() > deadline {
-                bail!("the API server is not ready; see {}", work.display());
+                return Err(reason.context(format!(
+                    "the API server is not ready: {}",
+                    started.said("kube-apiserver")
+                )));
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
-    fn spawn(&mut self, name: &str, command: &mut Command) -> Result<()> {
-        let log = fs::File::create(self.dir.join(format!("{name}.log")))?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| name.to_owned())?;
-        self.children.push(child);
-        Ok(())
-    }
-
     pub(crate) fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
+        self.dir().join("kubeconfig")
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+        &self.started.dir
     }
 
     pub(crate) fn apply_crds(&self, dir: &Path) -> Result<()> {
@@ -150,17 +168,36 @@ impl Api {
         Ok(())
     }
 
-    /// Sends an object.
-    pub(crate) async fn send(&self, method: &str, path: &str, body: &Value) -> Result<Value> {
-        let kind =
-            if method == "PATCH" { "application/json-patch+json" } else { "application/json" };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("content-type", kind)
-            .body(serde_json::to_vec(body)?)?;
-        self.client.request(request).await.with_context(|| format!("{method} {path}"))
+    /// Sends an object; gets it as it is stored.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
+        let answer = self.write(method, path, WHOLE, body).await?;
+        Ok(serde_json::from_slice(&answer)?)
     }
+
+    /// Sends an object.
+    pub(crate) async fn put(&self, method: Method, path: &str, body: &Value) -> Result<()> {
+        self.write(method, path, METADATA_ONLY, body).await.map(drop)
+    }
+
+    async fn write(&self, method: Method, path: &str, accept: &str, body: &Value) -> Result<Bytes> {
+        let kind = if method == Method::PATCH {
+            "application/json-patch+json"
+        } else {
+            "application/json"
+        };
+        let body = serde_json::to_vec(body)?.into();
+        self.client.send(method, path, kind, accept, body).await
+    }
+}
+
+/// A client, once the API server is ready.
+async fn ready(port: u16, certificates: &Path) -> Result<Client> {
+    let client = Client::connect(port, certificates, TOKEN).await?;
+    let answer = client.send(Method::GET, "/readyz", WHOLE, "*/*", Bytes::new()).await?;
+    if answer != "ok" {
+        bail!("{}", String::from_utf8_lossy(&answer));
+    }
+    Ok(client)
 }
 
 fn ports<const N: usize>() -> Result<[u16; N]> {

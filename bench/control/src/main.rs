@@ -1,22 +1,43 @@
 //! The control plane at scale: a real API server, thousands of services, a thousand simulated
-//! nodes over the real protocol. `cargo xtask bench control` builds everything and runs this.
+//! nodes over the real protocol, and one real one. `cargo xtask bench control` builds everything
+//! and runs this.
 //!
 //! Everything runs on this machine, so the API server, etcd and the simulated nodes share its
-//! processors with the controller that is measured.
+//! processors with what is measured.
 #![forbid(unsafe_code)]
 
 mod api;
 mod changes;
+mod client;
+mod legs;
+mod metrics;
 mod node;
 mod process;
+mod real;
+mod report;
 mod setup;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
+use tokio::runtime::{Builder, Handle};
+
+use changes::Ledger;
+use node::Nodes;
+use process::Controller;
+use real::RealNode;
+use report::{Phase, Stand, tell_node};
+
+/// Pause between two looks at how long a change takes on the real node.
+const LOOK: Duration = Duration::from_millis(250);
+/// How many Updates the real node has taken.
+const UPDATES: &str = "fairlead_controller_updates_total";
+/// How long the controller may take for its first list.
+const LIST: Duration = Duration::from_secs(120);
 
 /// How large, and for how long.
 #[derive(Clone, Debug, Parser)]
@@ -25,6 +46,9 @@ struct Arguments {
     /// The controller's binary.
     #[arg(long, env = "FAIRLEAD_BENCH_CONTROLLER")]
     controller: PathBuf,
+    /// The node daemon's binary: one real node beside the simulated ones. Needs root.
+    #[arg(long, env = "FAIRLEAD_BENCH_NODE")]
+    node: Option<PathBuf>,
     /// Directory of the CRDs.
     #[arg(long, default_value = "manifests/crds")]
     crds: PathBuf,
@@ -34,6 +58,10 @@ struct Arguments {
     /// Endpoints of each service.
     #[arg(long, default_value_t = 20)]
     endpoints: usize,
+    /// Have endpoints name pods (which do not exist): the controller keeps an index of them, and
+    /// the real node waits for them.
+    #[arg(long)]
+    pod_references: bool,
     /// Namespaces that the services are in.
     #[arg(long, default_value_t = 100)]
     namespaces: usize,
@@ -43,37 +71,52 @@ struct Arguments {
     /// Namespaces that each node has an enrolled pod of; these pods reach their own namespace.
     #[arg(long, default_value_t = 2)]
     pods: usize,
+    /// Pods of the real node.
+    #[arg(long, default_value_t = 30)]
+    real_pods: usize,
+    /// Namespaces that these are of.
+    #[arg(long, default_value_t = 10)]
+    real_namespaces: usize,
     /// Changes per second, one phase each.
     #[arg(long, value_delimiter = ',', default_value = "100,1000")]
     rates: Vec<u32>,
+    /// Changes per second while the real node sees every service; 0: it never does.
+    #[arg(long, default_value_t = 100)]
+    wide_rate: u32,
     /// Seconds of each phase.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Niceness of etcd and the API server, which elsewhere have a machine of their own.
+    #[arg(long, default_value_t = 10)]
+    api_nice: u8,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(&arguments))
+    // One thread for all simulated nodes, another for the load.
+    let field =
+        Builder::new_multi_thread().worker_threads(1).thread_name("nodes").enable_all().build()?;
+    let load = Builder::new_current_thread().enable_all().build()?;
+    load.block_on(run(&arguments, field.handle()))
 }
 
-async fn run(arguments: &Arguments) -> Result<()> {
+async fn run(arguments: &Arguments, field: &Handle) -> Result<()> {
     let begin = Instant::now();
     let tell = |what: &str| eprintln!("[{:>4} s] {what}", begin.elapsed().as_secs());
     tell("starting etcd and the API server");
-    let api = api::Api::start(&tell).await?;
+    let api = api::Api::start(arguments.api_nice, &tell).await?;
     api.apply_crds(&arguments.crds)?;
     tell("making the objects");
     setup::make(&api, arguments).await?;
 
     tell("starting the controller");
-    let controller = process::Controller::start(&arguments.controller, &api)?;
+    let controller = Controller::start(&arguments.controller, &api)?;
     let started = Instant::now();
-    controller.ready(Duration::from_secs(120)).await?;
+    controller.ready(LIST).await?;
     let listed = started.elapsed();
     let idle = controller.usage()?;
-    println!("{}", machine()?);
+    println!("{}, etcd and API server at nice {}", machine()?, arguments.api_nice);
     println!(
         "objects: {} services, {} endpoints, {} nodes, {} pods",
         arguments.services,
@@ -91,10 +134,10 @@ async fn run(arguments: &Arguments) -> Result<()> {
     tell("connecting the nodes");
     let roots = setup::roots(&api).await?;
     let tokens = setup::tokens(&api, arguments.nodes).await?;
-    let ledger = Arc::new(changes::Ledger::new(arguments.services));
+    let ledger = Arc::new(Ledger::new(arguments.services));
     let before = controller.usage()?;
     let connecting = Instant::now();
-    let nodes = node::connect(controller.grpc(), roots, tokens, &ledger).await?;
+    let nodes = node::connect(field, controller.grpc(), &roots, tokens, &ledger).await?;
     let synced = connecting.elapsed();
     let after = controller.usage()?;
     println!(
@@ -105,54 +148,101 @@ async fn run(arguments: &Arguments) -> Result<()> {
         after.cpu_seconds - before.cpu_seconds,
         after.resident >> 20
     );
-    let interested = nodes.interested();
-    println!("a service is needed by {interested:.1} nodes on average");
+    println!("a service is needed by {:.1} simulated nodes on average", nodes.interested());
 
-    println!(
-        "| changes/s asked | made | p50 ms | p99 ms | max ms | from the API's answer: p50 | p99 | \
-         from the controller's event: mean | within 200 ms | nodes told per change | bytes per change and node | controller CPU | resident MB |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    let mut real = match &arguments.node {
+        Some(binary) if is_root()? => {
+            tell("starting a real node");
+            let mut real = RealNode::start(binary, &api, controller.grpc(), &roots).await?;
+            tell_node("without pods", &real).await?;
+            let namespaces: Vec<String> = (0..arguments.real_namespaces.min(arguments.namespaces))
+                .map(setup::namespace)
+                .collect();
+            real.add_pods(&api, &namespaces, arguments.real_pods).await?;
+            let what =
+                format!("{} enrolled pods of {} namespaces", arguments.real_pods, namespaces.len());
+            tell_node(&what, &real).await?;
+            Some(real)
+        }
+        Some(_) => {
+            println!("no real node: it needs root");
+            None
+        }
+        None => None,
+    };
+    let bench = Bench { api: &api, arguments, controller: &controller, nodes, ledger };
     for rate in &arguments.rates {
         tell(&format!("{rate} changes/s for {} s", arguments.seconds));
-        let (bytes, updates) = (nodes.bytes(), nodes.slices());
-        let own = controller.convergence().await?;
-        let before = controller.usage()?;
-        let begun = Instant::now();
-        let outcome =
-            changes::run(&api, arguments, *rate, &ledger, &nodes).await.context("changing")?;
-        let took = begun.elapsed().as_secs_f64();
-        let after = controller.usage()?;
-        let (bytes, updates) = (nodes.bytes() - bytes, nodes.slices() - updates);
-        ensure!(outcome.made > 0, "no change was made");
-        let [seconds, count, quick] = controller.convergence().await?;
-        let count = (count - own[1]).max(1.0);
-        let own = [(seconds - own[0]) / count * 1e3, (quick - own[2]) / count * 100.0];
-        println!(
-            "| {rate} | {:.0} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} % | {:.1} | {:.0} \
-             | {:.0} % | {} |",
-            outcome.made as f64 / outcome.writing.as_secs_f64(),
-            outcome.from_write.at(0.5),
-            outcome.from_write.at(0.99),
-            outcome.from_write.at(1.0),
-            outcome.from_answer.at(0.5),
-            outcome.from_answer.at(0.99),
-            own[0],
-            own[1],
-            updates as f64 / outcome.made as f64,
-            bytes as f64 / updates.max(1) as f64,
-            (after.cpu_seconds - before.cpu_seconds) / took * 100.0,
-            after.resident >> 20
-        );
+        bench.phase(*rate, real.as_ref()).await.context("changing")?.print();
+    }
+    if let Some(real) = real.as_mut().filter(|_| arguments.wide_rate > 0) {
+        tell("the real node gets a pod that reaches every service");
+        println!();
+        real.add_wide_pod(&api).await?;
+        tell_node("every service visible", real).await?;
+        tell(&format!("{} changes/s for {} s", arguments.wide_rate, arguments.seconds));
+        bench.phase(arguments.wide_rate, Some(real)).await.context("changing")?.print();
     }
     let total = controller.usage()?;
-    println!("controller: {} MB at most", total.peak >> 20);
+    println!("\ncontroller: {} MB resident, {} at most", total.resident >> 20, total.peak >> 20);
     tell("done");
     Ok(())
 }
 
+/// What phases need.
+struct Bench<'a> {
+    api: &'a api::Api,
+    arguments: &'a Arguments,
+    controller: &'a Controller,
+    nodes: Nodes,
+    ledger: Arc<Ledger>,
+}
+
+impl Bench<'_> {
+    async fn phase(&self, rate: u32, real: Option<&RealNode>) -> Result<Phase> {
+        let Self { api, arguments, controller, nodes, ledger } = self;
+        let before = Stand::take(controller, nodes, real).await?;
+        let begun = Instant::now();
+        let (mut in_force, mut known) = (Vec::new(), updates(real).await?);
+        let outcome = {
+            let changes = changes::run(api, arguments, rate, ledger, nodes);
+            tokio::pin!(changes);
+            loop {
+                tokio::select! {
+                    outcome = &mut changes => break outcome?,
+                    latency = look(real, &mut known) => in_force.extend(latency?),
+                }
+            }
+        };
+        let took = begun.elapsed();
+        let after = Stand::take(controller, nodes, real).await?;
+        Ok(Phase { asked: rate, before, after, took, outcome, in_force })
+    }
+}
+
+/// Updates that the real node has taken.
+async fn updates(real: Option<&RealNode>) -> Result<f64> {
+    let Some(real) = real else { return Ok(0.0) };
+    real.metrics().await?.value(UPDATES)
+}
+
+/// How long the last change took until it was in force on the real node, in microseconds; nothing
+/// if there has been none since the last look.
+async fn look(real: Option<&RealNode>, known: &mut f64) -> Result<Option<u64>> {
+    tokio::time::sleep(LOOK).await;
+    let Some(real) = real else { return Ok(None) };
+    let said = real.metrics().await?;
+    let before = std::mem::replace(known, said.value(UPDATES)?);
+    let seconds = said.value("fairlead_controller_latency_seconds")?;
+    Ok((*known > before).then_some((seconds * 1e6) as u64))
+}
+
 fn mega(bytes: u64) -> f64 {
     bytes as f64 / 1e6
+}
+
+fn is_root() -> Result<bool> {
+    Ok(std::fs::metadata("/proc/self")?.uid() == 0)
 }
 
 fn machine() -> Result<String> {

@@ -22,12 +22,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 use tonic::codegen::Service;
 
 use crate::changes::Ledger;
+use crate::legs::now;
 
 /// Nodes that connect at a time.
 const AT_ONCE: usize = 64;
@@ -79,10 +81,11 @@ impl Nodes {
     }
 }
 
-/// Connects all nodes and waits until each holds what it needs.
+/// Connects all nodes, which live on `field`, and waits until each holds what it needs.
 pub(crate) async fn connect(
+    field: &Handle,
     address: SocketAddr,
-    roots: String,
+    roots: &str,
     tokens: Vec<(String, String)>,
     ledger: &Arc<Ledger>,
 ) -> Result<Nodes> {
@@ -106,7 +109,7 @@ pub(crate) async fn connect(
     let places = Arc::new(Semaphore::new(AT_ONCE));
     for (name, token) in tokens {
         let (tls, shared, places) = (tls.clone(), Arc::clone(&shared), Arc::clone(&places));
-        tokio::spawn(async move {
+        field.spawn(async move {
             if let Err(error) = run(address, tls, &name, &token, &shared, &places).await {
                 shared.failed.lock().get_or_insert(format!("{name}: {error:#}"));
             }
@@ -199,7 +202,8 @@ async fn run(
 }
 
 fn take(update: Update, shared: &Shared, seen: &mut HashMap<usize, u32>) {
-    let now = Instant::now();
+    let now = now();
+    let event = u64::try_from(update.oldest_change_micros).unwrap_or_default();
     let mut bytes = 16 + update.trust_bundle_pem.len();
     for resource in &update.upserts {
         bytes += resource.json.len() + resource.version.len() + 64;
@@ -215,7 +219,7 @@ fn take(update: Update, shared: &Shared, seen: &mut HashMap<usize, u32>) {
         {
             holders.fetch_add(1, Ordering::Relaxed);
         }
-        shared.ledger.heard(service, last.unwrap_or(0), sequence, now);
+        shared.ledger.heard(service, last.unwrap_or(0), sequence, event, now);
     }
     shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
 }

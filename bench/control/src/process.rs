@@ -1,4 +1,4 @@
-//! The controller that is measured.
+//! The controller that is measured, and what processes use.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::api::{Api, free_ports};
+use crate::metrics::Metrics;
 
 /// The kernel's USER_HZ; 100 on every architecture that Linux supports with Rust.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -19,10 +20,67 @@ const TICKS_PER_SECOND: f64 = 100.0;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
-    /// Bytes now.
+    /// Bytes now (`VmRSS`).
     pub(crate) resident: u64,
-    /// Bytes at most.
+    /// Bytes at most (`VmHWM`).
     pub(crate) peak: u64,
+    /// Bytes now that are no file's: heap and stacks (`RssAnon`).
+    pub(crate) anonymous: u64,
+}
+
+impl Usage {
+    pub(crate) fn of(process: u32) -> Result<Self> {
+        let dir = Path::new("/proc").join(process.to_string());
+        let stat = fs::read_to_string(dir.join("stat")).context("the process is gone")?;
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let mut cpu_seconds = 0.0;
+        for field in [11, 12] {
+            let ticks: f64 = fields.get(field).context("short stat")?.parse()?;
+            cpu_seconds += ticks / TICKS_PER_SECOND;
+        }
+        let status = fs::read_to_string(dir.join("status"))?;
+        let bytes = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib: u64 = line
+                .and_then(|line| line.trim().strip_suffix("kB"))
+                .with_context(|| format!("no {name}"))?
+                .trim()
+                .parse()?;
+            Ok(kib * 1024)
+        };
+        Ok(Self {
+            cpu_seconds,
+            resident: bytes("VmRSS:")?,
+            peak: bytes("VmHWM:")?,
+            anonymous: bytes("RssAnon:")?,
+        })
+    }
+}
+
+/// GET over plain HTTP; the body of an answer that has to be 200.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    // HTTP/1.0, so that the answer comes in one piece and ends with the connection.
+    let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+    ensure!(head.split(' ').nth(1) == Some("200"), "{path}: {text}");
+    Ok(body.to_owned())
+}
+
+/// Waits until `/ready` says so.
+pub(crate) async fn ready(address: SocketAddr, within: Duration) -> Result<()> {
+    let deadline = Instant::now() + within;
+    loop {
+        let Err(reason) = get(address, "/ready").await else { return Ok(()) };
+        if Instant::now() > deadline {
+            return Err(reason.context("not ready"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A process, ended with it.
@@ -66,62 +124,14 @@ impl Controller {
 
     /// Waits until it can serve nodes.
     pub(crate) async fn ready(&self, within: Duration) -> Result<()> {
-        let deadline = Instant::now() + within;
-        loop {
-            if self.get("/ready").await.is_ok_and(|text| text.starts_with("HTTP/1.1 200")) {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("the controller is not ready");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        ready(self.monitoring, within).await.context("the controller")
     }
 
-    async fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(self.monitoring).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        Ok(text)
-    }
-
-    /// What the controller itself measured so far, from an event to the words of nodes: how many
-    /// seconds in all, how many Updates, and how many of these took 200 ms at most.
-    pub(crate) async fn convergence(&self) -> Result<[f64; 3]> {
-        let text = self.get("/metrics").await?;
-        let value = |name: &str| -> Result<f64> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            Ok(line.with_context(|| name.to_owned())?.parse()?)
-        };
-        Ok([
-            value("pilot_proxy_convergence_time_sum")?,
-            value("pilot_proxy_convergence_time_count")?,
-            value("pilot_proxy_convergence_time_bucket{le=\"0.2\"}")?,
-        ])
+    pub(crate) async fn metrics(&self) -> Result<Metrics> {
+        Ok(Metrics(get(self.monitoring, "/metrics").await?))
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {
-        let dir = Path::new("/proc").join(self.child.id().to_string());
-        let stat = fs::read_to_string(dir.join("stat")).context("the controller is gone")?;
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let mut cpu_seconds = 0.0;
-        for field in [11, 12] {
-            let ticks: f64 = fields.get(field).context("short stat")?.parse()?;
-            cpu_seconds += ticks / TICKS_PER_SECOND;
-        }
-        let status = fs::read_to_string(dir.join("status"))?;
-        let bytes = |name: &str| -> Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib: u64 = line
-                .and_then(|line| line.trim().strip_suffix("kB"))
-                .with_context(|| format!("no {name}"))?
-                .trim()
-                .parse()?;
-            Ok(kib * 1024)
-        };
-        Ok(Usage { cpu_seconds, resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
+        Usage::of(self.child.id()).context("the controller")
     }
 }

@@ -1,12 +1,14 @@
 //! The objects: what a large cluster has, as far as the control plane sees it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use http::Request;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::Arguments;
 use crate::api::Api;
+use crate::client::WHOLE;
 
 /// The controller's namespace.
 pub(crate) const SYSTEM: &str = "fairlead-system";
@@ -31,11 +33,73 @@ fn node(number: usize) -> String {
     format!("node-{number:04}")
 }
 
-async fn send_all(api: &Api, objects: Vec<(String, Value)>) -> Result<()> {
+fn daemon(number: usize) -> String {
+    format!("fairlead-node-{number:04}")
+}
+
+/// A namespace whose pods are in the mesh.
+pub(crate) fn meshed(name: &str) -> Value {
+    json!({"metadata": {"name": name, "labels": {"istio.io/dataplane-mode": "ambient"}}})
+}
+
+/// A Sidecar for all pods of its namespace, or in the root namespace for those of all others.
+pub(crate) fn sidecar(hosts: &str) -> Value {
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar",
+        "metadata": {"name": "default"}, "spec": {"egress": [{"hosts": [hosts]}]}})
+}
+
+pub(crate) fn sidecars(namespace: &str) -> String {
+    format!("/apis/networking.istio.io/v1/namespaces/{namespace}/sidecars")
+}
+
+pub(crate) fn pods(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/pods")
+}
+
+/// A node, and the pod of its daemon.
+pub(crate) fn node_objects(node: &str, zone: usize, daemon: &str) -> [(String, Value); 2] {
+    let labels = json!({"topology.kubernetes.io/zone": format!("zone-{}", zone % 3)});
+    let pod = json!({"metadata": {"name": daemon},
+        "spec": {"nodeName": node, "serviceAccountName": "fairlead-node", "hostNetwork": true,
+                 "containers": [{"name": "c", "image": "i"}]}});
+    [
+        ("/api/v1/nodes".to_owned(), json!({"metadata": {"name": node, "labels": labels}})),
+        (pods(SYSTEM), pod),
+    ]
+}
+
+/// The EndpointSlice of a service; `first` is the first endpoint's address, if it has been changed.
+pub(crate) fn slice(number: usize, first: Option<&str>, arguments: &Arguments) -> Value {
+    let (namespace, name) = service(number, arguments);
+    let endpoints: Vec<Value> = (0..arguments.endpoints)
+        .map(|endpoint| {
+            let own = address(number * arguments.endpoints + endpoint);
+            let ip = first.filter(|_| endpoint == 0).map_or(own, ToOwned::to_owned);
+            let mut value = json!({
+                "addresses": [ip],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": node((number + endpoint * 7) % arguments.nodes.max(1)),
+                "zone": format!("zone-{}", endpoint % 3),
+            });
+            if arguments.pod_references {
+                value["targetRef"] = json!({"kind": "Pod", "namespace": namespace,
+                    "name": format!("{name}-5d4f8c7b9-{endpoint:05}")});
+            }
+            value
+        })
+        .collect();
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": format!("{name}-1"), "namespace": namespace,
+                     "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
+}
+
+pub(crate) async fn send_all(api: &Api, objects: Vec<(String, Value)>) -> Result<()> {
     stream::iter(objects)
         .map(Ok)
         .try_for_each_concurrent(AT_ONCE, |(path, object)| async move {
-            api.send("POST", &path, &object).await.map(|_| ())
+            api.put(Method::POST, &path, &object).await
         })
         .await
 }
@@ -44,37 +108,23 @@ pub(crate) async fn make(api: &Api, arguments: &Arguments) -> Result<()> {
     let of = |name: &str| json!({"metadata": {"name": name}});
     let mut first = vec![("/api/v1/namespaces".to_owned(), of(SYSTEM))];
     for number in 0..arguments.namespaces {
-        let labels = json!({"istio.io/dataplane-mode": "ambient"});
-        let object = json!({"metadata": {"name": namespace(number), "labels": labels}});
-        first.push(("/api/v1/namespaces".to_owned(), object));
+        first.push(("/api/v1/namespaces".to_owned(), meshed(&namespace(number))));
     }
     send_all(api, first).await?;
     let accounts = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts");
-    api.send("POST", &accounts, &of("fairlead-node")).await?;
+    api.put(Method::POST, &accounts, &of("fairlead-node")).await?;
     // Pods reach their own namespace: what a mesh of this size does in its first week.
-    let sidecars = format!("/apis/networking.istio.io/v1/namespaces/{SYSTEM}/sidecars");
-    let sidecar = json!({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar",
-        "metadata": {"name": "default"}, "spec": {"egress": [{"hosts": ["./*"]}]}});
-    api.send("POST", &sidecars, &sidecar).await?;
+    api.put(Method::POST, &sidecars(SYSTEM), &sidecar("./*")).await?;
 
     let mut objects = Vec::new();
     for number in 0..arguments.nodes {
         let name = node(number);
-        let labels = json!({"topology.kubernetes.io/zone": format!("zone-{}", number % 3)});
-        objects.push((
-            "/api/v1/nodes".to_owned(),
-            json!({"metadata": {"name": name, "labels": labels}}),
-        ));
-        let container = json!([{"name": "c", "image": "i"}]);
-        let daemon = json!({"metadata": {"name": format!("fairlead-node-{number:04}")},
-            "spec": {"nodeName": name, "serviceAccountName": "fairlead-node", "hostNetwork": true,
-                     "containers": container}});
-        objects.push((format!("/api/v1/namespaces/{SYSTEM}/pods"), daemon));
+        objects.extend(node_objects(&name, number, &daemon(number)));
         for pod in 0..arguments.pods {
             let of = namespace((number + pod * 37) % arguments.namespaces);
             let app = json!({"metadata": {"name": format!("app-{number:04}-{pod}")},
-                "spec": {"nodeName": name, "containers": container}});
-            objects.push((format!("/api/v1/namespaces/{of}/pods"), app));
+                "spec": {"nodeName": name, "containers": [{"name": "c", "image": "i"}]}});
+            objects.push((pods(&of), app));
         }
     }
     for number in 0..arguments.services {
@@ -84,24 +134,9 @@ pub(crate) async fn make(api: &Api, arguments: &Arguments) -> Result<()> {
             json!({"metadata": {"name": name}, "spec": {"selector": {"app": name},
                 "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}),
         ));
-        let endpoints: Vec<Value> = (0..arguments.endpoints)
-            .map(|endpoint| {
-                json!({
-                    "addresses": [address(number * arguments.endpoints + endpoint)],
-                    "conditions": {"ready": true, "serving": true, "terminating": false},
-                    "nodeName": node((number + endpoint * 7) % arguments.nodes.max(1)),
-                    "zone": format!("zone-{}", endpoint % 3),
-                    "targetRef": {"kind": "Pod", "namespace": namespace,
-                                  "name": format!("{name}-5d4f8c7b9-{endpoint:05}")}
-                })
-            })
-            .collect();
-        let labels = json!({"kubernetes.io/service-name": name});
         objects.push((
             format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"),
-            json!({"metadata": {"name": format!("{name}-1"), "labels": labels},
-                "addressType": "IPv4", "endpoints": endpoints,
-                "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]}),
+            slice(number, None, arguments),
         ));
     }
     send_all(api, objects).await
@@ -115,27 +150,27 @@ fn address(number: usize) -> String {
 /// The certificates that the controller's listeners are known by.
 pub(crate) async fn roots(api: &Api) -> Result<String> {
     let path = format!("/api/v1/namespaces/{SYSTEM}/configmaps/fairlead-ca-root-cert");
-    let map: Value = api.client.request(Request::get(path).body(Vec::new())?).await?;
+    let map = api.client.send(Method::GET, &path, WHOLE, WHOLE, Bytes::new()).await?;
+    let map: Value = serde_json::from_slice(&map)?;
     let pem = map["data"]["root-cert.pem"].as_str().context("no root-cert.pem")?;
     Ok(pem.to_owned())
 }
 
+/// A token for a pod of the daemon.
+pub(crate) async fn token(api: &Api, pod: &str) -> Result<String> {
+    let path = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts/fairlead-node/token");
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": pod});
+    let request = json!({"spec": {"audiences": ["istio-ca"], "expirationSeconds": 3600,
+                                  "boundObjectRef": bound}});
+    let answer = api.send(Method::POST, &path, &request).await?;
+    Ok(answer["status"]["token"].as_str().context("no token")?.to_owned())
+}
+
 /// A token for the daemon of each node, by name of the node.
 pub(crate) async fn tokens(api: &Api, nodes: usize) -> Result<Vec<(String, String)>> {
-    let tokens: Vec<(String, String)> = stream::iter(0..nodes)
-        .map(|number| async move {
-            let pod = format!("fairlead-node-{number:04}");
-            let path = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts/fairlead-node/token");
-            let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": pod});
-            let request = json!({"spec": {"audiences": ["istio-ca"], "expirationSeconds": 3600,
-                                          "boundObjectRef": bound}});
-            let answer = api.send("POST", &path, &request).await?;
-            let token = answer["status"]["token"].as_str().context("no token")?;
-            Ok::<_, anyhow::Error>((node(number), token.to_owned()))
-        })
+    stream::iter(0..nodes)
+        .map(|number| async move { Ok((node(number), token(api, &daemon(number)).await?)) })
         .buffer_unordered(AT_ONCE)
         .try_collect()
-        .await?;
-    ensure!(tokens.len() == nodes, "{} tokens", tokens.len());
-    Ok(tokens)
+        .await
 }

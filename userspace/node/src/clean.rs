@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use crate::cni::Assigned;
 use crate::open;
 use crate::settings::{Settings, Source};
 
@@ -49,6 +50,7 @@ fn take_away(settings: &Settings) -> anyhow::Result<bool> {
     }
     if let Some(pods) = &settings.pods {
         found |= remove(&pods.cni_socket)?;
+        found |= remove(&Assigned::file_beside(&pods.cni_socket))?;
     }
     Ok(found)
 }

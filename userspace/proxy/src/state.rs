@@ -55,7 +55,7 @@ impl Pod {
         given: Vec<IpAddr>,
     ) -> Self {
         let mut enrolled = Arc::clone(&local.workload);
-        if is_behind(&enrolled, &given) {
+        if is_behind(&enrolled.ips, &given) {
             // What its interfaces have counts only where nobody else has a word: a pod that may
             // administer its network puts there what it likes.
             let ips = if given.is_empty() { interfaces } else { &given[..] };
@@ -90,18 +90,18 @@ impl Pod {
         else {
             return Arc::clone(&self.enrolled);
         };
-        let behind = workload.uid == self.enrolled.uid && is_behind(workload, &self.given);
+        let behind = workload.uid == self.enrolled.uid && is_behind(&workload.ips, &self.given);
         Arc::clone(if behind { &self.enrolled } else { workload })
     }
 }
 
-/// Whether a workload's object does not name its addresses yet. The API server learns them after
+/// Whether an object does not name its pod's addresses yet. The API server learns them after
 /// the first processes have started; until then it names none, or those that the pod had before
 /// its node was booted: none of those that it was given.
-fn is_behind(workload: &Workload, given: &[IpAddr]) -> bool {
+fn is_behind(named: &[IpAddr], given: &[IpAddr]) -> bool {
     match given {
-        [] => workload.ips.is_empty(),
-        given => !workload.ips.iter().any(|ip| given.contains(ip)),
+        [] => named.is_empty(),
+        given => !named.iter().any(|ip| given.contains(ip)),
     }
 }
 
@@ -276,5 +276,25 @@ impl Shared {
         } else {
             known.remove(&addr);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knows_the_addresses_of_a_pod() {
+        let ips = |all: &[&str]| -> Vec<IpAddr> {
+            all.iter().map(|ip| ip.parse().expect("an address")).collect()
+        };
+        let behind = |named: &[&str], given: &[&str]| is_behind(&ips(named), &ips(given));
+        // Its object, as soon as it names one that it was given.
+        assert!(behind(&[], &["10.0.0.1", "fd00::1"]));
+        assert!(behind(&["10.0.0.9"], &["10.0.0.1", "fd00::1"]), "of before the boot");
+        assert!(!behind(&["10.0.0.1"], &["10.0.0.1", "fd00::1"]));
+        // Where nobody has told what it was given, whatever its object names.
+        assert!(!behind(&["10.0.0.9"], &[]));
+        assert!(behind(&[], &[]));
     }
 }

@@ -21,8 +21,8 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-/// Name of the file.
-const FILE: &str = "cni-addresses.json";
+/// What the file is called after the socket.
+const EXTENSION: &str = "addresses.json";
 /// Sandboxes that are remembered.
 const MAX_SANDBOXES: usize = 8192;
 /// Bytes of the longest file that is read.
@@ -77,9 +77,15 @@ impl Assigned {
     /// Those that are kept beside the socket at `socket`.
     #[must_use]
     pub fn kept_beside(socket: &Path) -> Self {
-        let assigned = Self { file: Some(socket.with_file_name(FILE)), ..Self::default() };
+        let assigned = Self { file: Some(Self::file_beside(socket)), ..Self::default() };
         assigned.reload();
         assigned
+    }
+
+    /// The file of the socket at `socket`.
+    #[must_use]
+    pub(crate) fn file_beside(socket: &Path) -> PathBuf {
+        socket.with_extension(EXTENSION)
     }
 
     /// Takes what the file has in place of what is known: another daemon may have written it. A

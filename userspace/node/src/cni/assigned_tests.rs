@@ -16,7 +16,7 @@ impl Dir {
     }
 
     fn file(&self) -> PathBuf {
-        self.0.join(FILE)
+        self.0.join("cni.addresses.json")
     }
 }
 

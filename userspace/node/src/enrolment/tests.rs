@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +17,7 @@ struct Paper {
     refusals: Mutex<HashMap<&'static str, String>>,
     leftovers: Mutex<Vec<NetnsCookie>>,
     log: Mutex<Vec<String>>,
+    given: Mutex<HashMap<WorkloadId, Vec<IpAddr>>>,
 }
 
 impl Paper {
@@ -100,7 +101,8 @@ impl Captor for Paper {
 }
 
 impl Carrier for Paper {
-    fn add_pod(&self, pod: Arc<LocalPod>, _: PodSockets) -> Result<(), String> {
+    fn add_pod(&self, pod: Arc<LocalPod>, sockets: PodSockets) -> Result<(), String> {
+        self.given.lock().insert(pod.workload.id.clone(), sockets.given);
         self.note("add", &pod.workload.id)
     }
 
@@ -405,4 +407,48 @@ fn a_refused_pod_is_captured_and_never_carried() {
     assert_eq!(refused(&mut b, "again"), ["enroll default/a []", "remove default/a"]);
     // And leaves.
     assert_eq!(b.pass(&[], SOON), ["leave default/a Gone", "remove default/a"]);
+}
+
+#[test]
+fn the_data_plane_is_told_what_a_pod_was_given() {
+    let mut b = Bench::new(false);
+    b.paper.put("/n/a", 1);
+    b.paper.put("/n/b", 2);
+    let assigned = Arc::new(Assigned::default());
+    b.enrolment.around.assigned = Some(Arc::clone(&assigned));
+    let tell = |container: &str, uid: &str, ip: &str| {
+        assigned.tell(&fairlead_wire::cni::Sandbox {
+            container_id: container.into(),
+            netns: "/n/a".into(),
+            pod_namespace: "default".into(),
+            pod_name: "a".into(),
+            pod_uid: uid.into(),
+            ips: vec![ip.parse().unwrap()],
+        });
+    };
+    let (a, other) = (pod("a", Some("/n/a"), true), pod("b", Some("/n/b"), true));
+    let given = |b: &Bench, name: &str| {
+        b.paper.given.lock().get(&WorkloadId::new("default", name)).cloned().unwrap_or_default()
+    };
+    tell("c1", "a", "10.0.0.7");
+    b.pass(&[&a, &other], SOON);
+    assert_eq!(given(&b, "a"), ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+    assert!(given(&b, "b").is_empty(), "nobody has told");
+    // Its next sandbox has another one.
+    tell("c2", "a", "10.0.0.8");
+    b.paper.put("/n/a", 3);
+    b.pass(&[&a, &other], SOON);
+    assert_eq!(given(&b, "a"), ["10.0.0.8".parse::<IpAddr>().unwrap()]);
+    // What another pod of that name was given is none of its business.
+    tell("c3", "another", "10.0.0.9");
+    b.paper.put("/n/a", 4);
+    b.pass(&[&a, &other], SOON);
+    assert!(given(&b, "a").is_empty());
+    // A pod that goes is forgotten in time, but not by what may be old.
+    *b.current.lock() = false;
+    b.pass(&[&other], LATER * 20);
+    assert_eq!(assigned.of(&WorkloadId::new("default", "a"), "another").len(), 1);
+    *b.current.lock() = true;
+    b.pass(&[&other], LATER);
+    assert!(assigned.of(&WorkloadId::new("default", "a"), "another").is_empty());
 }

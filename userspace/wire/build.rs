@@ -5,7 +5,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     #[cfg(feature = "grpc")]
     {
         let files = protox::compile(
-            ["fairlead/config/v1/configuration.proto", "istio/v1/auth/ca.proto"],
+            [
+                "fairlead/config/v1/configuration.proto",
+                "fairlead/replica/v1/verdicts.proto",
+                "istio/v1/auth/ca.proto",
+            ],
             ["proto"],
         )?;
         tonic_prost_build::configure().compile_fds(files)?;

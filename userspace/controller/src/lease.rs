@@ -5,7 +5,9 @@
 //! *before* its last successful renewal and for less time than the lease lasts, and the difference
 //! ([`LeaseSettings::duration`] less [`LeaseSettings::deadline`]) is longer than a write may take.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -19,6 +21,19 @@ use tokio::time::{Instant, sleep, timeout};
 /// Longest time that a single write of the leader may take; see the module.
 pub const MAX_WRITE: Duration = Duration::from_secs(4);
 
+/// The annotation of the Lease by which other replicas find the one that leads: address and port
+/// of its gRPC listener.
+pub const LEADER_ADDRESS: &str = "fairlead.io/leader-address";
+
+/// Another replica, which leads as far as is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// Who it is; different for each start of each replica.
+    pub identity: String,
+    /// Where it is; `None` if it says nothing that could be one.
+    pub address: Option<SocketAddr>,
+}
+
 /// Settings of the election.
 #[derive(Clone, Debug)]
 pub struct LeaseSettings {
@@ -28,6 +43,8 @@ pub struct LeaseSettings {
     pub name: String,
     /// Who we are; different for each start of each replica.
     pub identity: String,
+    /// Where other replicas reach us when we lead.
+    pub address: Option<SocketAddr>,
     /// How long others wait for a leader that is not heard of.
     pub duration: Duration,
     /// How long a leader that cannot renew goes on.
@@ -44,6 +61,7 @@ impl LeaseSettings {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             identity: identity.into(),
+            address: None,
             duration: Duration::from_secs(15),
             deadline: Duration::from_secs(10),
             retry: Duration::from_secs(2),
@@ -105,6 +123,8 @@ pub struct Elector {
     api: Api<Lease>,
     settings: LeaseSettings,
     until: watch::Sender<Option<Instant>>,
+    /// Who leads instead of us.
+    other: watch::Sender<Option<Leader>>,
     /// What others last wrote, and when it was first seen: clocks of machines are not compared.
     seen: Option<(String, Instant)>,
 }
@@ -115,7 +135,14 @@ impl Elector {
     pub fn new(client: kube::Client, settings: LeaseSettings) -> (Self, Leadership) {
         let (until, receiver) = watch::channel(None);
         let api = Api::namespaced(client, &settings.namespace);
-        (Self { api, settings, until, seen: None }, Leadership(receiver))
+        let other = watch::Sender::new(None);
+        (Self { api, settings, until, other, seen: None }, Leadership(receiver))
+    }
+
+    /// The replica that leads instead of this one, as the Lease says when it is looked at.
+    #[must_use]
+    pub fn other(&self) -> watch::Receiver<Option<Leader>> {
+        self.other.subscribe()
     }
 
     /// Runs until `shutdown`, then gives the lease back so that another replica need not wait.
@@ -182,17 +209,25 @@ impl Elector {
     async fn try_once(&mut self) -> Result<bool, kube::Error> {
         let name = self.settings.name.clone();
         let Some(mut lease) = self.api.get_opt(&name).await? else {
-            let lease = Lease {
+            let mut lease = Lease {
                 metadata: ObjectMeta { name: Some(name), ..ObjectMeta::default() },
                 spec: Some(self.spec(None)),
             };
+            self.sign(&mut lease.metadata);
             return won(self.api.create(&PostParams::default(), &lease).await);
         };
         let spec = lease.spec.take().unwrap_or_default();
+        let other = other(&lease.metadata, &spec, &self.settings.identity);
+        self.other.send_if_modified(|known| {
+            let changed = *known != other;
+            *known = other;
+            changed
+        });
         if !self.may_take(&lease.metadata, &spec) {
             return Ok(false);
         }
         lease.spec = Some(self.spec(Some(&spec)));
+        self.sign(&mut lease.metadata);
         // With its version: of several that try, one succeeds.
         won(self.api.replace(&name, &PostParams::default(), &lease).await)
     }
@@ -215,6 +250,19 @@ impl Elector {
         let lasts = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok());
         let lasts = lasts.map_or(self.settings.duration, Duration::from_secs);
         now.duration_since(since) >= lasts.min(self.settings.duration * 4)
+    }
+
+    /// Says where we are.
+    fn sign(&self, metadata: &mut ObjectMeta) {
+        let annotations = metadata.annotations.get_or_insert_with(BTreeMap::new);
+        match self.settings.address {
+            Some(address) => {
+                annotations.insert(LEADER_ADDRESS.to_owned(), address.to_string());
+            }
+            None => {
+                annotations.remove(LEADER_ADDRESS);
+            }
+        }
     }
 
     fn spec(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
@@ -250,11 +298,47 @@ impl Elector {
     }
 }
 
+/// Who leads by this Lease, if not we.
+fn other(metadata: &ObjectMeta, spec: &LeaseSpec, own: &str) -> Option<Leader> {
+    let identity = spec.holder_identity.as_deref().unwrap_or_default();
+    if identity.is_empty() || identity == own {
+        return None;
+    }
+    let address = metadata.annotations.as_ref().and_then(|all| all.get(LEADER_ADDRESS));
+    Some(Leader { identity: identity.to_owned(), address: address.and_then(|a| a.parse().ok()) })
+}
+
 /// Whether a write won; a conflict means that another one did.
 fn won<T>(result: Result<T, kube::Error>) -> Result<bool, kube::Error> {
     match result {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lease_says_where_the_leader_is() {
+        let lease = |holder: &str, address: Option<&str>| {
+            let annotations =
+                address.map(|address| [(LEADER_ADDRESS.to_owned(), address.to_owned())].into());
+            let spec = LeaseSpec { holder_identity: Some(holder.into()), ..LeaseSpec::default() };
+            other(&ObjectMeta { annotations, ..ObjectMeta::default() }, &spec, "me")
+        };
+        assert_eq!(lease("me", Some("10.0.0.1:15012")), None);
+        assert_eq!(lease("", Some("10.0.0.1:15012")), None, "it was given back");
+        let found = lease("you", Some("[fd00::1]:15012")).expect("a leader");
+        assert_eq!(
+            (found.identity.as_str(), found.address.map(|a| a.port())),
+            ("you", Some(15012))
+        );
+        // One of a version that says nothing, or somebody wrote something else there.
+        for address in [None, Some("10.0.0.1"), Some("example.org:15012")] {
+            assert_eq!(lease("you", address).expect("a leader").address, None, "{address:?}");
+        }
     }
 }

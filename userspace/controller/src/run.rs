@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use fairlead_types::TrustDomain;
 use fairlead_wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use fairlead_wire::replica::MAX_MESSAGE_BYTES;
+use fairlead_wire::replica::verdicts_server::VerdictsServer;
 use http::Request;
 use hyper::body::Incoming;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -16,12 +18,13 @@ use tokio::task::JoinSet;
 use tonic::codegen::Service;
 
 use crate::admission::{Webhook, WebhookSettings, keep_configuration};
-use crate::auth::{AuthSettings, Authenticator};
+use crate::auth::{AuthSettings, Authenticator, ReplicaAuthenticator};
 use crate::ca::{self, Ca, CaSettings, CertificateService, Secrets, ServiceSettings};
 use crate::ca::{Bundle, Pods, Serving, ServingSettings};
 use crate::lease::{Elector, LeaseSettings};
 use crate::metrics::Metrics;
-use crate::scope::{Verdicts, World};
+use crate::replica::{Follower, FollowerSettings, ReplicaMetrics, SERVICE, VerdictsService};
+use crate::scope::{Own, Verdicts, World};
 use crate::server::{self, Health};
 use crate::settings::Settings;
 use crate::status::{StatusSettings, StatusWriter};
@@ -122,11 +125,41 @@ pub async fn run(
     };
     let replica = settings.replica.clone().unwrap_or_else(|| "fairlead-controller".to_owned());
     let identity = format!("{replica}_{}_{}", std::process::id(), crate::scope::now_micros());
-    let (elector, leader) =
-        Elector::new(client.clone(), LeaseSettings::new(&settings.namespace, LEASE, identity));
+    let (elector, leader) = Elector::new(
+        client.clone(),
+        LeaseSettings {
+            address: settings.replica_address(),
+            ..LeaseSettings::new(&settings.namespace, LEASE, identity.clone())
+        },
+    );
+    let own = Own {
+        namespace: settings.namespace.clone(),
+        service_account: settings.service_account.clone(),
+        pod: replica.clone(),
+    };
+    let replicas = ReplicaMetrics::new(metrics.registry());
+    let follower = Follower::new(
+        Arc::clone(&world),
+        Arc::clone(&serving),
+        elector.other(),
+        FollowerSettings {
+            instance: identity,
+            token: settings.replica_token.clone(),
+            name: format!("{}.{}.svc", settings.service, settings.namespace),
+            port: settings.grpc_listen.port(),
+        },
+        replicas.clone(),
+    );
+    let verdicts = VerdictsServer::new(VerdictsService::new(
+        Arc::clone(&world),
+        Arc::new(ReplicaAuthenticator::new(client.clone(), own.clone())),
+        leader.clone(),
+        replicas,
+    ))
+    .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let status = StatusWriter::new(
         client.clone(),
-        Verdicts::new(Arc::clone(&world)),
+        Verdicts::among(Arc::clone(&world), own),
         StatusSettings::new(replica),
     );
     status.metrics.register(metrics.registry());
@@ -157,6 +190,7 @@ pub async fn run(
         parts.spawn(keep_configuration(client, webhook, serving, leader.clone()));
     }
     parts.spawn(status.run(leader));
+    parts.spawn(follower.run());
 
     let configuration = ConfigurationService::new(
         Arc::clone(&world),
@@ -177,12 +211,18 @@ pub async fn run(
     ));
     let answer = move |request: Request<Incoming>| {
         let (configuration, mut certificates) = (configuration.clone(), certificates.clone());
+        let mut verdicts = verdicts.clone();
         async move {
             let path = request.uri().path();
             if path == PATH {
                 configuration.serve(request).await
             } else if path.starts_with(CERTIFICATES) {
                 match certificates.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            } else if path.starts_with(SERVICE) {
+                match verdicts.call(request).await {
                     Ok(response) => response,
                     Err(never) => match never {},
                 }

@@ -1,6 +1,6 @@
 //! Settings of the controller. Each can be a flag or an environment variable.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
@@ -42,6 +42,29 @@ pub struct Settings {
     /// The name of this replica
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pub replica: Option<String>,
+
+    /// The service account of this replica and the others
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "POD_SERVICE_ACCOUNT",
+        default_value = "fairlead-controller"
+    )]
+    pub service_account: String,
+
+    /// Where other replicas reach this one, beside the port of --grpc-listen; without it, those
+    /// cannot tell it what their nodes say
+    #[arg(long, value_name = "IP", env = "POD_IP")]
+    pub replica_ip: Option<IpAddr>,
+
+    /// This replica's token for another one (audience fairlead-controller)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "FAIRLEAD_REPLICA_TOKEN",
+        default_value = "/var/run/fairlead/token/token"
+    )]
+    pub replica_token: PathBuf,
 
     /// The Service by which nodes and the API server reach the controller
     #[arg(
@@ -138,6 +161,12 @@ impl Settings {
     #[must_use]
     pub fn root_namespace(&self) -> &str {
         self.root_namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(&self.namespace)
+    }
+
+    /// Where other replicas reach this one.
+    #[must_use]
+    pub fn replica_address(&self) -> Option<SocketAddr> {
+        self.replica_ip.map(|ip| SocketAddr::new(ip, self.grpc_listen.port()))
     }
 
     /// Service accounts of node daemons.

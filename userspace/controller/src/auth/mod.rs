@@ -5,6 +5,7 @@
 //! (`authentication.kubernetes.io/node-name`), not in anything that the caller says.
 
 mod cache;
+mod replica;
 mod review;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::MetadataMap;
 
 use cache::Cache;
+pub use replica::ReplicaAuthenticator;
 pub use review::{BoundPod, Caller};
 
 /// Bytes of the longest token that is reviewed.
@@ -67,6 +69,15 @@ pub struct NodeIdentity {
     pub service_account: String,
 }
 
+/// A replica of the controller that proved itself by its pod's token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaIdentity {
+    /// Its pod, which no other may speak for.
+    pub pod: String,
+    /// That pod's UID.
+    pub pod_uid: String,
+}
+
 /// Why a caller is not let in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -79,6 +90,9 @@ pub enum Denied {
     /// A valid token, but not of a node daemon.
     #[error("{0} is no node daemon")]
     NotANode(String),
+    /// A valid token, but not of another replica of this controller.
+    #[error("{0} is no other replica of the controller")]
+    NotAReplica(String),
     /// The API server cannot be asked now; trying again may help.
     #[error("the token cannot be reviewed now: {0}")]
     Unreachable(String),
@@ -97,7 +111,7 @@ impl From<Denied> for tonic::Status {
         let text = denied.to_string();
         match denied {
             Denied::NoToken(_) | Denied::Refused(_) => Self::unauthenticated(text),
-            Denied::NotANode(_) => Self::permission_denied(text),
+            Denied::NotANode(_) | Denied::NotAReplica(_) => Self::permission_denied(text),
             Denied::Unreachable(_) => Self::unavailable(text),
         }
     }
@@ -162,6 +176,16 @@ impl Authenticator {
     /// Returns when the token of an open stream counts no longer for that node: its pod is gone,
     /// it has expired, or it could not be asked about for an hour. Runs as long as the stream.
     pub async fn revoked(&self, bearer: &str, node: &NodeIdentity) -> Denied {
+        self.revoked_as(bearer, node, |caller| self.as_node(caller)).await
+    }
+
+    /// The same for whatever `read` takes the token's owner for.
+    pub(crate) async fn revoked_as<T: PartialEq + std::fmt::Debug>(
+        &self,
+        bearer: &str,
+        known: &T,
+        read: impl Fn(&Caller) -> Result<T, Denied>,
+    ) -> Denied {
         let mut last = Instant::now();
         loop {
             sleep(self.settings.recheck).await;
@@ -169,13 +193,11 @@ impl Authenticator {
                 Ok(key) => self.review(bearer, key, true).await,
                 Err(denied) => return denied,
             };
-            match again.and_then(|caller| self.as_node(&caller)) {
-                Ok(same) if same == *node => last = Instant::now(),
-                Ok(other) => {
-                    return Denied::Refused(format!("it now speaks for {}", other.node));
-                }
+            match again.and_then(|caller| read(&caller)) {
+                Ok(same) if same == *known => last = Instant::now(),
+                Ok(other) => return Denied::Refused(format!("it now speaks for {other:?}")),
                 Err(denied) if denied.is_passing() && last.elapsed() < MAX_UNCHECKED => {
-                    tracing::debug!(node = node.node, %denied, "token not reviewed again");
+                    tracing::debug!(of = ?known, %denied, "token not reviewed again");
                 }
                 Err(denied) => return denied,
             }

@@ -18,8 +18,11 @@ mod interest;
 mod node;
 mod node_set;
 mod object;
+mod picture;
 mod reach;
+mod replicas;
 mod state;
+mod telling;
 mod unit;
 pub mod verdicts;
 
@@ -35,8 +38,11 @@ use tokio::sync::{Notify, watch};
 
 pub(crate) use node::{Batch, Ticket, now_micros};
 use object::Content;
+pub(crate) use picture::Picture;
+pub(crate) use replicas::MAX_REPLICAS;
 use state::{Applied, State};
-pub use verdicts::{Verdict, Verdicts};
+pub(crate) use telling::Teller;
+pub use verdicts::{Own, Verdict, Verdicts};
 
 use crate::watch::raw::Raw;
 use crate::watch::trim::trim;
@@ -47,6 +53,7 @@ use crate::watch::trim::trim;
 pub struct World {
     state: Mutex<State>,
     verdict_wake: Notify,
+    telling_wake: Notify,
     synced: watch::Sender<bool>,
 }
 
@@ -81,6 +88,7 @@ impl World {
         Arc::new(Self {
             state: Mutex::new(State::new(root_namespace, cluster_domain)),
             verdict_wake: Notify::new(),
+            telling_wake: Notify::new(),
             synced: watch::Sender::new(false),
         })
     }
@@ -112,7 +120,7 @@ impl World {
             Applied::Changed => Event::Changed,
             Applied::Same => Event::Same,
         };
-        self.tell_verdicts(state.verdicts.is_empty());
+        self.tell_verdicts(&state);
         (key, event)
     }
 
@@ -120,7 +128,7 @@ impl World {
     pub fn remove(&self, key: &ObjectKey) -> bool {
         let mut state = self.state.lock();
         let there = state.remove(key);
-        self.tell_verdicts(state.verdicts.is_empty());
+        self.tell_verdicts(&state);
         there
     }
 
@@ -138,7 +146,7 @@ impl World {
         for key in &gone {
             state.remove(key);
         }
-        self.tell_verdicts(state.verdicts.is_empty());
+        self.tell_verdicts(&state);
         gone.len()
     }
 
@@ -195,14 +203,14 @@ impl World {
     pub(crate) fn connect(&self, name: &str, instance: &str, inventory: Vec<Held>) -> Ticket {
         let mut state = self.state.lock();
         let ticket = state.connect(name, instance, inventory);
-        self.tell_verdicts(state.verdicts.is_empty());
+        self.tell_verdicts(&state);
         ticket
     }
 
     pub(crate) fn disconnect(&self, ticket: &Ticket) {
         let mut state = self.state.lock();
         state.disconnect(ticket);
-        self.tell_verdicts(state.verdicts.is_empty());
+        self.tell_verdicts(&state);
     }
 
     pub(crate) fn take(&self, ticket: &Ticket) -> Option<Batch> {
@@ -216,7 +224,7 @@ impl World {
     pub(crate) fn acknowledge(&self, ticket: &Ticket, ack: Ack) -> usize {
         let mut state = self.state.lock();
         let refused = state.acknowledge(ticket, ack);
-        self.tell_verdicts(state.verdicts.is_empty());
+        self.tell_verdicts(&state);
         refused
     }
 
@@ -224,9 +232,12 @@ impl World {
         self.state.lock().look_up(ticket, addresses)
     }
 
-    fn tell_verdicts(&self, none: bool) {
-        if !none {
+    fn tell_verdicts(&self, state: &State) {
+        if !state.verdicts.is_empty() {
             self.verdict_wake.notify_one();
+        }
+        if state.telling.has_news() {
+            self.telling_wake.notify_one();
         }
     }
 }

@@ -72,6 +72,27 @@ impl NodeSet {
         Self(self.0.iter().zip(others).map(|(own, other)| own & !other).collect())
     }
 
+    /// Those that are in `other`, too.
+    pub(crate) fn intersection(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(own, other)| own & other).collect())
+    }
+
+    /// A set of at most `max` nodes as it is on the wire: bit n % 8 of byte n / 8 is node n.
+    pub(crate) fn to_bytes(&self, max: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(max / 8);
+        bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        bytes
+    }
+
+    /// The other way around; `None` if there is more than `max / 8` bytes.
+    pub(crate) fn from_bytes(bytes: &[u8], max: usize) -> Option<Self> {
+        let word = |part: &[u8]| {
+            part.iter().rev().fold(0_u64, |word, byte| (word << 8) | u64::from(*byte))
+        };
+        (bytes.len() <= max / 8).then(|| Self(bytes.chunks(8).map(word).collect()))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.0.iter().enumerate().flat_map(|(index, word)| {
             let mut word = *word;
@@ -90,6 +111,24 @@ impl NodeSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn goes_over_the_wire() {
+        let mut set = NodeSet::default();
+        assert!(set.to_bytes(1024).is_empty());
+        for node in [0, 9, 64, 70, 1023] {
+            set.insert(node);
+        }
+        let bytes = set.to_bytes(1024);
+        assert_eq!((bytes.len(), bytes[0], bytes[1], bytes[8]), (128, 1, 2, 0x41));
+        assert_eq!(NodeSet::from_bytes(&bytes, 1024), Some(set.clone()));
+        assert_eq!(NodeSet::from_bytes(&bytes, 1016), None);
+        // What does not fit is left out.
+        let short = NodeSet::from_bytes(&set.to_bytes(64), 64).expect("a set");
+        assert_eq!(short.iter().collect::<Vec<_>>(), [0, 9]);
+        assert_eq!(set.intersection(&short), short);
+        assert_eq!(short.intersection(&set).len(), 2);
+    }
 
     #[test]
     fn behaves_as_a_set() {

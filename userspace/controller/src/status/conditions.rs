@@ -149,7 +149,7 @@ fn fault(field: &str, message: &str, allowed: Option<&str>) -> String {
 
 /// What the nodes made of it.
 fn reconciled(verdict: &Verdict) -> Condition {
-    let Verdict { interested, took, refused, rejections, .. } = verdict;
+    let Verdict { interested, took, refused, rejections, behind, .. } = verdict;
     let of = |n: &usize| {
         format!("{n} of {interested} {}", if *interested == 1 { "node" } else { "nodes" })
     };
@@ -162,6 +162,17 @@ fn reconciled(verdict: &Verdict) -> Condition {
             text.push_str(&format!("; and {} more", refused - MAX_NODES));
         }
         return Condition::new(RECONCILED, "False", "Refused", &text);
+    }
+    if *behind > 0 {
+        let mut text = String::new();
+        if *interested > 0 {
+            text = format!("taken by {}; ", of(took));
+        }
+        text.push_str(&match behind {
+            1 => "a replica of the controller has not told of its nodes yet".to_owned(),
+            _ => format!("{behind} replicas of the controller have not told of their nodes yet"),
+        });
+        return Condition::new(RECONCILED, "Unknown", "Pending", &text);
     }
     if *interested == 0 {
         let text = "no connected node needs it";

@@ -157,6 +157,7 @@ impl StatusWriter {
     }
 
     async fn lead(&self, leader: &Leadership) {
+        self.verdicts.settled().await;
         let now = Instant::now();
         let all = self.verdicts.all();
         let mut pending: HashMap<ObjectKey, Pending> =

@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use fairlead_api::{Kind, ObjectKey};
 use fairlead_wire::config::configuration_client::ConfigurationClient;
 use fairlead_wire::config::{
-    Ack, ControllerMessage, Found, Held, Hello, Inventory, Lookup, NodeMessage, PROTOCOL,
-    Rejection, Update, controller_message, node_message,
+    Ack, AddressedPod, ControllerMessage, Found, Held, Hello, Inventory, Lookup, NodeMessage,
+    PROTOCOL, PodAddresses, Rejection, Update, controller_message, node_message,
 };
 use futures_util::stream::unfold;
 use http::Request as HttpRequest;
@@ -362,4 +362,44 @@ async fn refusals_are_counted() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), counted).await.expect("it is counted");
+}
+
+#[tokio::test]
+async fn what_a_node_says_of_its_pods_addresses_is_found() {
+    let server = server(LONG);
+    let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {"nodeName": "far"}});
+    server.world.apply(Kind::Pod, "v1", serde_json::from_value(pod).expect("a pod"));
+    server.world.set_synced();
+    let mut far = server.connect("far", Vec::new()).await;
+    let update = far.update().await;
+    far.ack(&update).await;
+    let mut one = server.connect("one", Vec::new()).await;
+    let update = one.update().await;
+    one.ack(&update).await;
+    let say = |uid: &str, all| {
+        let addressed = AddressedPod {
+            uid: uid.to_owned(),
+            namespace: "n".to_owned(),
+            name: "p".to_owned(),
+            addresses: vec!["10.0.0.7".to_owned()],
+        };
+        node_message::Message::PodAddresses(PodAddresses { pods: vec![addressed], all })
+    };
+    // Its own pod is news to the node: then the controller has heard of it.
+    far.say.send(say("u", true)).await.expect("it is heard");
+    let update = far.update().await;
+    let json = String::from_utf8(update.upserts[0].json.clone()).expect("text");
+    assert!(json.contains("10.0.0.7"), "{json}");
+    far.ack(&update).await;
+    let lookup = Lookup { id: 1, addresses: vec!["10.0.0.7".to_owned()] };
+    one.say.send(node_message::Message::Lookup(lookup)).await.expect("it is heard");
+    let update = one.update().await;
+    assert_eq!(update.upserts.len(), 1);
+    let found = Found { id: 1, known: true };
+    assert_eq!(one.next().await.expect("a message"), controller_message::Message::Found(found));
+    // More than is allowed.
+    let many = PodAddresses { pods: vec![AddressedPod::default(); 2000], all: false };
+    far.say.send(node_message::Message::PodAddresses(many)).await.expect("it is heard");
+    assert_eq!(far.end().await.code(), Code::InvalidArgument);
 }

@@ -1,0 +1,62 @@
+//! What nodes of all replicas say, where status is written: `fairlead.replica.v1.Verdicts`, as its
+//! proto file documents it.
+//!
+//! The replica that leads takes streams ([`VerdictsService`]), the others keep one to it
+//! ([`Follower`]). What is told, and what is made of it, is in [`crate::scope`].
+
+mod connection;
+mod follower;
+mod service;
+
+use fairlead_telemetry::{Counter, Gauge, Registry};
+
+pub use follower::{Follower, FollowerSettings};
+pub use service::{IdentifyReplica, VerdictsService};
+
+/// The path of the service.
+pub const SERVICE: &str = "/fairlead.replica.v1.Verdicts/";
+
+/// Metrics of either side.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaMetrics {
+    /// Replicas that have told all, at the one that leads.
+    reporting: Gauge,
+    taken: Counter,
+    refused: Counter,
+    sent: Counter,
+    ended: Counter,
+}
+
+impl ReplicaMetrics {
+    /// Exported by `registry`.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        let help = "Other replicas that tell this one what their nodes say; it leads.";
+        let reporting = registry.gauge("fairlead_replicas_reporting", help, &[]);
+        let metrics = Self { reporting, ..Self::default() };
+        metrics.register(registry);
+        metrics
+    }
+
+    fn register(&self, registry: &Registry) {
+        for (name, help, counter) in [
+            ("fairlead_replica_reports_taken_total", "Reports of other replicas.", &self.taken),
+            (
+                "fairlead_replica_reports_refused_total",
+                "Streams of other replicas that were refused or ended for what they said.",
+                &self.refused,
+            ),
+            ("fairlead_replica_reports_sent_total", "Reports to the leading replica.", &self.sent),
+            (
+                "fairlead_replica_streams_ended_total",
+                "Streams to the leading replica that ended or did not come about.",
+                &self.ended,
+            ),
+        ] {
+            registry.adopt(name, help, counter);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,16 @@
 //! Applications see real addresses: the client's at the server (row 1.12), the one asked for at the
 //! client and as the server's own (1.13), in both families (1.18).
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use fairlead_tests::manifest::Families;
-use fairlead_tests::{Mesh, PodSpec, ServiceSpec};
+use fairlead_tests::{Mesh, Pod, PodSpec, ServiceSpec, shell};
+use fairlead_wire::cni::{Request, Response, Sandbox, write_line};
 
 use crate::common::{echo_args, service};
 
@@ -138,45 +145,104 @@ fn forged_sources_and_the_own_address_are_no_way_around() -> Result<()> {
     Ok(())
 }
 
+/// Asks the daemon behind `socket` as the CNI plugin does.
+fn cni_add(socket: &Path, pod: &Pod) -> Result<Response> {
+    let request = Request::Add(Sandbox {
+        container_id: format!("sandbox-of-{}", pod.name),
+        netns: pod.netns.path().display().to_string(),
+        pod_namespace: "default".into(),
+        pod_name: pod.name.clone(),
+        pod_uid: format!("uid-default-{}", pod.name),
+        ips: pod.ips.clone(),
+    });
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(&write_line(&request)?)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(serde_json::from_str(&answer)?)
+}
+
 /// A pod that has just started stands in no API object with its addresses, one that was started
-/// again with those that it had before: servers, and policies of those that it reaches, know it by
-/// what its interfaces have.
+/// again with those that it had before, and one that may administer its network has those on its
+/// interfaces that it likes: servers, and policies of those that it reaches, know all of them by
+/// what the network plugins gave them, also after the daemon has started again.
 #[test]
-fn a_pod_that_has_just_started_is_known_by_the_addresses_that_it_has() -> Result<()> {
+fn a_pod_that_has_just_started_is_known_by_the_addresses_that_it_was_given() -> Result<()> {
     let mesh = Mesh::new(2)?;
+    let near = mesh.pod(PodSpec::new("near"))?;
+    let far = mesh.pod(PodSpec::new("far").on(1))?;
+    let sockets: Vec<_> = (0..2).map(|node| mesh.dir().join(format!("cni{node}.sock"))).collect();
+    let start = |node: usize| {
+        let socket = sockets[node].display().to_string();
+        mesh.spawn_daemon_with(node, &["--cni-socket", &socket])?;
+        mesh.wait_ready(node)
+    };
+    mesh.sync()?;
+    (0..2).try_for_each(start)?;
+    let _near = near.serve(&echo_args("near", "v1"))?;
+    let _far = far.serve(&echo_args("far", "v1"))?;
+
     let new = mesh.pod(PodSpec::new("new").account("client").listed(&[]))?;
     let former = ["10.251.252.253".parse()?, "fd00:251:252::253".parse()?];
     let moved = mesh.pod(PodSpec::new("moved").account("client").listed(&former))?;
-    let near = mesh.pod(PodSpec::new("near"))?;
-    let far = mesh.pod(PodSpec::new("far").on(1))?;
-    mesh.start()?;
-    let _near = near.serve(&echo_args("near", "v1"))?;
-    let _far = far.serve(&echo_args("far", "v1"))?;
+    let forger = mesh.pod(PodSpec::new("forger").account("client").listed(&[]))?;
+    let stolen: IpAddr = "10.77.0.250".parse()?;
+    shell::ip_batch(
+        Some(forger.netns.name()),
+        &format!(
+            "addr flush dev eth0\naddr add {stolen}/24 dev eth0\nroute add default via 10.77.0.1\n"
+        ),
+    )?;
+    // The network first, then the pod's object as far as the node knows.
+    let clients = [&new, &moved, &forger];
+    std::thread::scope(|scope| {
+        let asked = clients.map(|pod| scope.spawn(|| cni_add(&sockets[0], pod)));
+        mesh.sync()?;
+        for asked in asked {
+            let answer = asked.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+            ensure!(answer == Response::Enrolled, "{answer:?}");
+        }
+        Ok(())
+    })?;
     let capture = mesh.capture()?;
-    let pairs = || [&new, &moved].into_iter().flat_map(|client| [(client, &near), (client, &far)]);
-    for (client, server) in pairs() {
-        let reply = client.get(&format!("http://{}:8080/", server.ip()), &[])?;
-        ensure!(reply.status() == 200, "{} to {}: {}", client.name, server.name, reply.0);
-        let xfcc = reply.seen("x-forwarded-client-cert").unwrap_or_default();
-        ensure!(xfcc.contains("/sa/client"), "{}: XFCC is {xfcc:?}", server.name);
-        let peer: std::net::SocketAddr = reply.echo("peer").parse()?;
-        ensure!(peer.ip() == client.ip(), "{} sees {peer}, not {}", server.name, client.ip());
-    }
-    let deny = format!(
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny, \
-         namespace: default}}\nspec:\n  action: DENY\n  rules: [{{from: [{{source: {{ipBlocks: \
-         ['{}', '{}']}}}}]}}]\n",
-        new.ip(),
-        moved.ip()
-    );
-    mesh.apply("deny", &deny)?;
+    let pairs = || clients.into_iter().flat_map(|client| [(client, &near), (client, &far)]);
+    let known = || -> Result<()> {
+        for (client, server) in pairs() {
+            let reply = client.get(&format!("http://{}:8080/", server.ip()), &[])?;
+            ensure!(reply.status() == 200, "{} to {}: {}", client.name, server.name, reply.0);
+            let xfcc = reply.seen("x-forwarded-client-cert").unwrap_or_default();
+            ensure!(xfcc.contains("/sa/client"), "{}: XFCC is {xfcc:?}", server.name);
+            let peer: std::net::SocketAddr = reply.echo("peer").parse()?;
+            ensure!(peer.ip() == client.ip(), "{} sees {peer}, not {}", server.name, client.ip());
+        }
+        Ok(())
+    };
+    known()?;
+    mesh.kill_daemon(0)?;
+    start(0)?;
+    known()?;
+    let policy = |action: &str, ips: &[IpAddr]| {
+        let blocks: Vec<String> = ips.iter().map(|ip| format!("'{ip}'")).collect();
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: \
+             policy, namespace: default}}\nspec:\n  action: {action}\n  rules: [{{from: \
+             [{{source: {{ipBlocks: [{}]}}}}]}}]\n",
+            blocks.join(", ")
+        )
+    };
+    mesh.apply("policy", &policy("DENY", &clients.map(|pod| pod.ip())))?;
     for (client, server) in pairs() {
         let reply = client.get(&format!("http://{}:8080/", server.ip()), &[])?;
         ensure!(reply.status() == 403, "{} is open to {}: {}", server.name, client.name, reply.0);
     }
-    let clients = [new.ips.clone(), moved.ips.clone()].concat();
+    // Whoever has that address may come in, and nobody has.
+    mesh.apply("policy", &policy("ALLOW", &[stolen]))?;
+    let reply = forger.get(&format!("http://{}:8080/", near.ip()), &[])?;
+    ensure!(reply.status() == 403, "it is taken for what its interface says: {}", reply.0);
+    let addresses = clients.iter().flat_map(|pod| pod.ips.clone()).chain([stolen]);
     let captured = capture.stop()?;
-    for client in clients {
+    for client in addresses {
         captured.assert_all_tls(&[&[client], &far.ips[..]].concat())?;
     }
     Ok(())

@@ -20,6 +20,7 @@ mod http_routing;
 mod identity;
 mod interop;
 mod kube;
+mod kube_addresses;
 mod kube_admission;
 mod kube_cni;
 mod kube_enrolment;

@@ -18,7 +18,7 @@ use fairlead_wire::ca::istio_certificate_service_server::{
 use fairlead_wire::ca::{IMPERSONATED_IDENTITY, IstioCertificateRequest, IstioCertificateResponse};
 use fairlead_wire::config::configuration_server::{Configuration, ConfigurationServer};
 use fairlead_wire::config::{
-    Ack, ControllerMessage, Found, Hello, Key, Lookup, NodeMessage, Resource, Update,
+    Ack, ControllerMessage, Found, Hello, Key, Lookup, NodeMessage, PodAddresses, Resource, Update,
     controller_message, node_message,
 };
 use futures_util::Stream;
@@ -53,6 +53,8 @@ pub(crate) struct Heard {
     /// Identities for which certificates were asked.
     pub(crate) requests: Vec<String>,
     pub(crate) lookups: Vec<String>,
+    /// What nodes told of their pods' addresses.
+    pub(crate) addresses: Vec<(String, PodAddresses)>,
 }
 
 struct Object {
@@ -449,6 +451,9 @@ async fn serve(shared: &Shared, mut said: Streaming<NodeMessage>, answers: &Answ
                     Message::Lookup(lookup) => {
                         told.later.push(lookup);
                     }
+                    Message::PodAddresses(pods) => {
+                        lock(&shared.heard).addresses.push((node.clone(), pods))
+                    }
                     _ => return None,
                 }
             }
@@ -466,6 +471,7 @@ async fn serve(shared: &Shared, mut said: Streaming<NodeMessage>, answers: &Answ
             _ = changed.changed() => {}
             next = said.message() => match next.ok()??.message? {
                 Message::Lookup(lookup) => asked.push(lookup),
+                Message::PodAddresses(pods) => lock(&shared.heard).addresses.push((node.clone(), pods)),
                 _ => return None,
             }
         }

@@ -226,12 +226,30 @@ impl Conf {
         })
     }
 
-    /// The addresses of `prevResult`: `10.0.0.1/24`, one object each since 0.3.0.
+    /// The addresses of `prevResult`: `10.0.0.1/24`, one object each since 0.3.0 (with their
+    /// `version` until 0.4.0). Those of an interface of the host are none of the container's: where
+    /// any interface is said to be in the sandbox, one that is not is the host's.
     #[must_use]
     pub fn ips(&self) -> Vec<IpAddr> {
-        let all = self.prev_result.as_ref().and_then(|result| result.get("ips"));
-        let Some(all) = all.and_then(Value::as_array) else { return Vec::new() };
+        let list = |name| {
+            let result = self.prev_result.as_ref()?.get(name)?;
+            result.as_array().map(Vec::as_slice)
+        };
+        let (all, interfaces) =
+            (list("ips").unwrap_or_default(), list("interfaces").unwrap_or_default());
+        let is_inside = |interface: &Value| {
+            let sandbox = interface.get("sandbox").and_then(Value::as_str);
+            sandbox.is_some_and(|sandbox| !sandbox.is_empty())
+        };
+        let says_where = interfaces.iter().any(is_inside);
+        let is_hosts = |entry: &Value| {
+            let index = entry.get("interface").and_then(Value::as_u64);
+            let index = index.and_then(|index| usize::try_from(index).ok());
+            let interface = index.and_then(|index| interfaces.get(index));
+            says_where && interface.is_some_and(|interface| !is_inside(interface))
+        };
         all.iter()
+            .filter(|entry| !is_hosts(entry))
             .filter_map(|entry| {
                 let text = entry.get("address")?.as_str()?;
                 text.split('/').next()?.parse().ok()

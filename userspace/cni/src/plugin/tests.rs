@@ -87,6 +87,35 @@ fn the_result_of_the_plugins_before_is_handed_on() {
 }
 
 #[test]
+fn addresses_are_read_in_all_formats() {
+    let ips = |version: &str, prev: &str| {
+        let conf = format!(
+            r#"{{"cniVersion":"{version}","name":"n","type":"fairlead-cni","prevResult":{prev}}}"#
+        );
+        let ips = Conf::parse(&conf).unwrap().ips();
+        ips.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    // As bridge and host-local say it until 0.4.0, on interfaces of both sides.
+    let old = r#"{"cniVersion":"0.4.0","interfaces":[{"name":"cni0","mac":"00:11"},
+      {"name":"veth1","mac":"00:12"},{"name":"eth0","mac":"00:13","sandbox":"/run/netns/x"}],
+      "ips":[{"version":"4","interface":2,"address":"10.1.0.7/24","gateway":"10.1.0.1"},
+      {"version":"6","interface":2,"address":"fd00::7/64"},
+      {"version":"4","interface":0,"address":"10.1.0.1/24"}],"dns":{}}"#;
+    for version in ["0.3.0", "0.3.1", "0.4.0"] {
+        assert_eq!(ips(version, old), ["10.1.0.7", "fd00::7"], "{version}");
+    }
+    // Without a word of where an interface is, or of which one an address is on.
+    let bare = r#"{"interfaces":[{"name":"cali1"}],"ips":[{"interface":0,"address":"10.1.0.8/32"},
+      {"address":"10.1.0.9/32"},{"interface":9,"address":"10.1.0.10"},{"interface":-1,"address":"x"}]}"#;
+    assert_eq!(ips("1.0.0", bare), ["10.1.0.8", "10.1.0.9", "10.1.0.10"]);
+    for none in ["{}", r#"{"ips":{}}"#, r#"{"ips":[{}, 7, {"address":7}]}"#] {
+        assert!(ips("1.1.0", none).is_empty(), "{none}");
+    }
+    let many = (0..100).map(|n| format!(r#"{{"address":"10.1.1.{n}/24"}}"#)).collect::<Vec<_>>();
+    assert_eq!(ips("1.0.0", &format!(r#"{{"ips":[{}]}}"#, many.join(","))).len(), 32);
+}
+
+#[test]
 fn a_pod_to_be_enrolled_does_not_start_without_the_daemon() {
     let add = env("ADD", "shop");
     let error = go(&mut says(&[]), Ok(true), &add, &conf("0.4.0")).unwrap_err();

@@ -187,6 +187,8 @@ impl Elector {
                     tracing::info!(lease = self.settings.name, "leading");
                 }
                 self.until.send_replace(Some(begun + self.settings.deadline));
+                // Whom the Lease named before we took it.
+                self.other.send_if_modified(|known| known.take().is_some());
             }
             Ok(false) if led => {
                 tracing::warn!(lease = self.settings.name, "another replica leads");

@@ -222,7 +222,8 @@ impl World {
     pub(crate) fn adopt(&self, session: u64, pod: &str, instance: &str, picture: Picture) {
         let mut state = self.state.lock();
         state.adopt(session, pod, instance, picture);
-        self.tell_verdicts(&state);
+        // Also when it is empty: somebody waits for it.
+        self.verdict_wake.notify_one();
     }
 
     /// Takes in what has changed since.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use fairlead_api::{Kind, ObjectKey};
 use fairlead_wire::config::Rejection;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -175,24 +174,16 @@ impl Verdicts {
     }
 }
 
-/// Whether a pod has an address and is not on its way out.
+/// Whether nodes may come to a pod of the controller: it is ready, and not on its way out.
 fn serves(pod: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Pod {
-        metadata: Metadata,
-        #[serde(default)]
-        status: Value,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Metadata {
-        deletion_timestamp: Option<String>,
-    }
-    let is_there = |pod: Pod| {
-        let ips = pod.status.get("podIPs").and_then(Value::as_array);
-        pod.metadata.deletion_timestamp.is_none() && ips.is_some_and(|ips| !ips.is_empty())
+    let Ok(pod) = serde_json::from_slice::<Value>(pod) else { return false };
+    let going = pod.pointer("/metadata/deletionTimestamp").is_some();
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    let is_ready = |condition: &Value| {
+        let is = |key: &str, value: &str| condition.get(key).is_some_and(|there| there == value);
+        is("type", "Ready") && is("status", "True")
     };
-    serde_json::from_slice(pod).is_ok_and(is_there)
+    !going && conditions.into_iter().flatten().any(is_ready)
 }
 
 /// The rejection, cut to what is kept.

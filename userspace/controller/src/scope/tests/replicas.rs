@@ -373,3 +373,46 @@ async fn what_does_not_fit_into_one_report_comes_in_more() {
     two.rule(&json!({"action": "DENY"}));
     assert!(!two.follows.state.lock().telling.has_news());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_to_lead_waits_for_the_others() {
+    let mut two = Two::new();
+    let own =
+        Own { namespace: "root".into(), service_account: "controller".into(), pod: "leads".into() };
+    let verdicts = Verdicts::among(Arc::clone(&two.leads), own);
+    let replica = |name: &str, account: &str, ready: &str, going: bool| {
+        let mut metadata = meta("root", name);
+        if going {
+            metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        let object = json!({
+            "metadata": metadata,
+            "spec": {"nodeName": "one", "serviceAccountName": account},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+        });
+        put(&two.leads, Kind::Pod, object);
+    };
+    // None of these can tell anything.
+    replica("leads", "controller", "True", false);
+    replica("other", "node", "True", false);
+    replica("dead", "controller", "False", false);
+    replica("going", "controller", "True", true);
+    let begun = tokio::time::Instant::now();
+    verdicts.settled().await;
+    assert_eq!(begun.elapsed().as_secs(), 2, "nodes of the one before are on their way");
+    // This one can, and does not.
+    replica("pod", "controller", "True", false);
+    let begun = tokio::time::Instant::now();
+    verdicts.settled().await;
+    assert_eq!(begun.elapsed().as_secs(), 8);
+    // Now it does.
+    let begun = tokio::time::Instant::now();
+    let settling = tokio::spawn(async move { verdicts.settled().await });
+    tokio::task::yield_now().await;
+    advance(Duration::from_secs(4)).await;
+    tokio::task::yield_now().await;
+    assert!(!settling.is_finished());
+    two.join("a", SESSION);
+    settling.await.expect("it settles");
+    assert_eq!(begun.elapsed().as_secs(), 4);
+}

@@ -40,7 +40,12 @@ fn a_pod_whose_object_names_no_address_yet_is_reached_as_one_of_the_mesh() -> Re
     let mesh = KubeMesh::up(&ClusterOptions::default())?;
     // What a node says is known to the replica that serves it.
     mesh.kubectl(&["scale", "-n", SYSTEM, "deployment/fairlead-controller", "--replicas=1"])?;
-    mesh.wait_rollout(SYSTEM, "deployment/fairlead-controller", READY)?;
+    eventually("the other replica is gone", READY, || {
+        let pods = mesh.json(&["get", "pods", "-n", SYSTEM, "-l", "app=fairlead-controller"])?;
+        let left = pods["items"].as_array().map_or(0, Vec::len);
+        ensure!(left == 1, "{left} are there");
+        Ok(Some(()))
+    })?;
     mesh.namespace(NS, "istio.io/dataplane-mode: ambient")?;
     mesh.apply(&app_pod("client", NS, &mesh.node_name(2), &["echo", "--http", "8080"]))?;
     mesh.ready(NS)?;

@@ -19,6 +19,8 @@ use super::verdicts::{MAX_REJECTIONS, bounded};
 const MAX_NAME: usize = 253;
 /// Bytes of a version: a UID and a hash.
 const MAX_VERSION: usize = 320;
+/// Bytes of names, versions and sets of one picture: 50 000 objects with 10 000 nodes that need each.
+const MAX_BYTES: usize = 128 << 20;
 /// Bytes of reasons that are kept of one replica; beyond that a refusal has none.
 const MAX_REASONS: usize = 16 << 20;
 
@@ -61,6 +63,8 @@ pub(super) struct Said {
     pub(super) refused: BTreeMap<NodeId, Arc<Rejection>>,
     /// Bytes of the reasons in there.
     reasons: usize,
+    /// Bytes of the rest, with the object's name.
+    bytes: usize,
 }
 
 /// A stream of a node.
@@ -96,6 +100,7 @@ pub(crate) struct Picture {
     pub(super) streams: Vec<Option<Stream>>,
     pub(super) objects: Map<ObjectKey, Said>,
     reasons: usize,
+    bytes: usize,
     /// One reason for all that have none.
     bare: [Arc<Rejection>; 2],
 }
@@ -137,7 +142,8 @@ impl Picture {
         }
         for verdict in report.verdicts {
             let key = key(verdict.key.as_ref())?;
-            let said = self.said(verdict)?;
+            let mut said = self.said(verdict)?;
+            said.bytes += key.namespace.len() + key.name.len();
             self.put(&key, said)?;
             changes.keys.push(key);
         }
@@ -145,6 +151,7 @@ impl Picture {
             let key = key(Some(gone))?;
             if let Some(old) = self.objects.remove(&key) {
                 self.reasons -= old.reasons;
+                self.bytes -= old.bytes;
                 changes.keys.push(key);
             }
         }
@@ -226,7 +233,9 @@ impl Picture {
         if !taken.without(&needed).is_empty() {
             return invalid("an object is taken by a stream that does not need it");
         }
+        let refusals = refused.len().min(MAX_STREAMS) * size_of::<(NodeId, Arc<Rejection>)>();
         let mut said = Said {
+            bytes: version.len() + verdict.needed.len() + verdict.taken.len() + refusals,
             version: version.into(),
             generation,
             needed,
@@ -265,8 +274,13 @@ impl Picture {
             return Err(Nonsense::TooMuch(MAX_OBJECTS, "objects"));
         }
         self.reasons += said.reasons;
+        self.bytes += said.bytes;
         if let Some(old) = self.objects.insert(key.clone(), said) {
             self.reasons -= old.reasons;
+            self.bytes -= old.bytes;
+        }
+        if self.bytes > MAX_BYTES {
+            return Err(Nonsense::TooMuch(MAX_BYTES, "bytes"));
         }
         Ok(())
     }

@@ -337,6 +337,22 @@ async fn what_makes_no_sense_is_not_believed() {
     }
     let world = three_namespaces();
     assert_eq!(world.amend(SESSION, Report::default()), Err(Nonsense::Unknown));
+    // Sets that are many and large.
+    let mut large = Picture::of("1");
+    large.take(begun(&[stream(16_383, "a")])).expect("a stream");
+    let mut taken = 0;
+    let refused = loop {
+        let mut verdict = good.clone();
+        verdict.key = Some(wire_key("VirtualService", "n", &format!("v{taken}")));
+        verdict.needed = vec![0; 2047];
+        verdict.needed.push(0x80);
+        (verdict.taken, verdict.refused) = (verdict.needed.clone(), Vec::new());
+        match large.take(of(verdict)) {
+            Ok(_) => taken += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((refused, taken / 1000), (Nonsense::TooMuch(128 << 20, "bytes"), 32));
     // More reasons than are kept: the refusals count all the same.
     let mut picture = picture();
     let fault = wire::Fault { message: "x".repeat(9999), ..wire::Fault::default() };

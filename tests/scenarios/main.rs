@@ -28,6 +28,7 @@ mod kube_failures;
 mod kube_identity;
 mod kube_install;
 mod kube_source;
+mod kube_status;
 mod kube_stress;
 mod kube_traffic;
 mod kube_watch;

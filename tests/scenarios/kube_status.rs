@@ -1,0 +1,257 @@
+//! Status over all replicas of the controller: a node that refuses a resource is named whichever
+//! replica serves it, all nodes are counted, and neither changes its mind when the replica that
+//! writes is killed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use fairlead_tests::cluster::{Cluster, ClusterOptions, app_pod};
+use fairlead_tests::eventually;
+use fairlead_tests::kube::{KubeMesh, READY, SYSTEM};
+use serde_json::Value;
+
+/// Tries to have a node at the replica that does not write; each is the toss of a coin.
+const TRIES: usize = 24;
+/// The replica's word on nodes that are gone stands for 15 s; what is wrong about it shows then.
+const STEADY: Duration = Duration::from_secs(20);
+/// A corrected number of nodes is written after 30 s.
+const COUNTED: Duration = Duration::from_secs(90);
+const FIELD: &str = "spec.http[0].match[0].uri.regex";
+
+/// A route that goes to nodes with pods in its namespace and nowhere else.
+fn route(namespace: &str, name: &str, hosts: &str, matches: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\n\
+         kind: VirtualService\n\
+         metadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec:\n\
+         \x20 exportTo: [\".\"]\n\
+         \x20 hosts: [{hosts}]\n\
+         \x20 http:\n\
+         \x20 - match: [{{uri: {{{matches}}}}}]\n\
+         \x20   route: [{{destination: {{host: web}}}}]\n---\n"
+    )
+}
+
+/// Passes the schema; no node takes it.
+const NEVER: &str = "regex: \"(\"";
+const GOOD: &str = "prefix: /";
+
+/// The replica that writes: its pod, and what it calls this start of itself.
+fn holder(cluster: &Cluster) -> Result<(String, String)> {
+    let lease = cluster.json(&["get", "lease", "-n", SYSTEM, "fairlead-controller"])?;
+    let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
+    let pod = holder.split('_').next().unwrap_or_default().to_owned();
+    ensure!(pod.starts_with("fairlead-controller-"), "held by {holder:?}");
+    Ok((pod, holder))
+}
+
+fn replicas(cluster: &Cluster) -> Result<Vec<String>> {
+    let pods = cluster.json(&["get", "pods", "-n", SYSTEM, "-l", "app=fairlead-controller"])?;
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    let there = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    Ok(there.filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned())).collect())
+}
+
+fn metric(cluster: &Cluster, pod: &str, name: &str) -> Result<f64> {
+    let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}:15014/proxy/metrics");
+    let text = cluster.kubectl(&["get", "--raw", &path])?;
+    let line = text.lines().find(|line| line.starts_with(name));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    Ok(value.with_context(|| format!("{pod} has no {name}"))?.parse()?)
+}
+
+/// The nodes that a replica serves, by its log.
+fn served_by(mesh: &KubeMesh, pod: &str) -> Result<Vec<usize>> {
+    let log = mesh.kubectl(&["logs", "-n", SYSTEM, pod])?;
+    let mut streams: BTreeMap<usize, i64> = BTreeMap::new();
+    for line in log.lines() {
+        let change = match line {
+            _ if line.contains("a node has come") => 1,
+            _ if line.contains("a node has gone") => -1,
+            _ if line.contains("the stream of a node ends") => -1,
+            _ => continue,
+        };
+        let is = |node: &usize| line.contains(&format!("node=\"{}\"", mesh.node_name(*node)));
+        if let Some(node) = (1..=2).find(is) {
+            *streams.entry(node).or_default() += change;
+        }
+    }
+    Ok(streams.into_iter().filter(|(_, streams)| *streams > 0).map(|(node, _)| node).collect())
+}
+
+/// Has daemons come again until the replica that does not write serves a node. Returns that node.
+fn spread(mesh: &KubeMesh) -> Result<usize> {
+    for n in 1..=TRIES {
+        let (leader, _) = holder(mesh)?;
+        let all = replicas(mesh)?;
+        ensure!(all.len() == 2, "{all:?}");
+        let follower = all.iter().find(|pod| **pod != leader).context("no follower")?;
+        let nodes = served_by(mesh, follower)?;
+        if let Some(node) = nodes.first() {
+            let (here, there) =
+                (metric(mesh, &leader, "pilot_xds{")?, metric(mesh, follower, "pilot_xds{")?);
+            ensure!(there >= 1.0, "{follower} serves {nodes:?}, its metrics say {there}");
+            eprintln!(
+                "after {n} tries {follower} serves nodes {nodes:?} ({there} streams), {leader}, \
+                 which writes, {here} streams"
+            );
+            return Ok(*node);
+        }
+        let node = 1 + n % 2;
+        let pod = mesh.pod_on(node, "fairlead-node")?;
+        mesh.kubectl(&["delete", "pod", "-n", SYSTEM, &pod])?;
+        mesh.wait_rollout(SYSTEM, "daemonset/fairlead-node", READY)?;
+    }
+    bail!("both nodes went to the leader {TRIES} times")
+}
+
+/// What is said of a route once it says so about its present generation.
+fn reconciled(mesh: &KubeMesh, namespace: &str, name: &str, expected: &[&str]) -> Result<String> {
+    eventually(&format!("{namespace}/{name}: {expected:?}"), COUNTED, || {
+        let object = mesh.json(&["get", "virtualservice", name, "-n", namespace])?;
+        let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let of = all.into_iter().find(|of| of["type"] == "Reconciled").unwrap_or_default();
+        ensure!(of["observedGeneration"] == object["metadata"]["generation"], "{of}");
+        let text = |key: &str| of[key].as_str().unwrap_or_default().to_owned();
+        let said = format!("{}, {}: {}", text("status"), text("reason"), text("message"));
+        ensure!(expected.iter().all(|part| said.contains(part)), "{said}");
+        Ok(Some(said))
+    })
+}
+
+/// All that is to be said of all routes.
+fn all_is_told(mesh: &KubeMesh, far: usize) -> Result<()> {
+    let (one, two) = (mesh.node_name(1), mesh.node_name(2));
+    let own = format!("; {}: {FIELD}: ", mesh.node_name(far));
+    let alone = ["False, Refused: refused by 1 of 1 node", own.as_str()];
+    for said in [
+        reconciled(mesh, &format!("only-{far}"), "bad", &alone)?,
+        reconciled(mesh, "shop", "bad", &["False, Refused: refused by 2 of 2 nodes", &one, &two])?,
+        reconciled(mesh, "shop", "good", &["True, Reconciled: taken by 2 of 2 nodes"])?,
+        reconciled(mesh, "only-1", "good", &["True, Reconciled: taken by 1 of 1 node"])?,
+        reconciled(mesh, "only-2", "good", &["True, Reconciled: taken by 1 of 1 node"])?,
+    ] {
+        eprintln!("  {said}");
+    }
+    Ok(())
+}
+
+/// Kills the replica that writes, and waits until another start of any leads.
+fn kill_the_leader(mesh: &KubeMesh) -> Result<()> {
+    let (pod, before) = holder(mesh)?;
+    let object = mesh.json(&["get", "pod", "-n", SYSTEM, &pod])?;
+    let id = object["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+    let id = id.rsplit('/').next().unwrap_or_default();
+    let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id];
+    mesh.on_node(mesh.node_of(&object)?, &kill)?;
+    let start = Instant::now();
+    let after = eventually("another one leads", READY, || {
+        let (_, now) = holder(mesh)?;
+        ensure!(now != before, "still {now}");
+        Ok(Some(now))
+    })?;
+    eprintln!("{before} was killed; {after} led {:?} later", start.elapsed());
+    mesh.wait_rollout(SYSTEM, "deployment/fairlead-controller", READY)
+}
+
+/// Looks at the conditions all the while that `work` lasts: none may change its status.
+fn without_flapping(mesh: &KubeMesh, far: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let only = format!("only-{far}");
+    let watched = [("shop", "bad", "False"), (&only, "bad", "False"), ("shop", "good", "True")];
+    let over = AtomicBool::new(false);
+    let looks = || -> Result<usize> {
+        let mut looks = 0;
+        while !over.load(Ordering::Acquire) {
+            let all = mesh.json(&["get", "virtualservices", "-A"])?;
+            for (namespace, name, status) in watched {
+                let is = |object: &&Value| {
+                    let metadata = &object["metadata"];
+                    metadata["name"] == name && metadata["namespace"] == namespace
+                };
+                let object = all["items"].as_array().into_iter().flatten().find(is);
+                let conditions = object.and_then(|o| o["status"]["conditions"].as_array());
+                let of = conditions.into_iter().flatten().find(|of| of["type"] == "Reconciled");
+                let of = of.with_context(|| format!("{namespace}/{name} has no condition"))?;
+                ensure!(of["status"] == status, "{namespace}/{name} became {of}");
+            }
+            looks += 1;
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        Ok(looks)
+    };
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(looks);
+        let worked = work();
+        over.store(true, Ordering::Release);
+        let looks = looking.join().map_err(|_| anyhow::anyhow!("the looks panicked"))??;
+        eprintln!("{looks} looks, always the same");
+        worked
+    })
+}
+
+#[test]
+fn refusals_of_nodes_at_any_replica_are_told_and_stand_when_the_leader_dies() -> Result<()> {
+    let mesh = KubeMesh::up(&ClusterOptions::default())?;
+    // What no node takes would be rejected by the webhook.
+    let deployment = "deployment/fairlead-controller";
+    mesh.kubectl(&["set", "env", "-n", SYSTEM, deployment, "FAIRLEAD_NO_WEBHOOK=true"])?;
+    mesh.wait_rollout(SYSTEM, deployment, READY)?;
+    mesh.kubectl(&["delete", "validatingwebhookconfiguration", "fairlead-validator"])?;
+    eventually("the replicas of before are gone", READY, || {
+        let pods = ["get", "pods", "-n", SYSTEM, "-l", "app=fairlead-controller", "-o", "name"];
+        let pods = mesh.kubectl(&pods)?;
+        ensure!(pods.lines().count() == 2, "{pods}");
+        Ok(Some(()))
+    })?;
+    let echo = ["echo", "--http", "8080"];
+    for (namespace, nodes) in [("shop", &[1, 2][..]), ("only-1", &[1]), ("only-2", &[2])] {
+        mesh.namespace(namespace, "istio.io/dataplane-mode: ambient")?;
+        for node in nodes {
+            let name = format!("web-{node}");
+            mesh.apply(&app_pod(&name, namespace, &mesh.node_name(*node), &echo))?;
+        }
+        mesh.ready(namespace)?;
+    }
+    let far = spread(&mesh)?;
+    let (leader, _) = holder(&mesh)?;
+    eventually("the other replica reports", READY, || {
+        let reporting = metric(&mesh, &leader, "fairlead_replicas_reporting")?;
+        ensure!((reporting - 1.0).abs() < f64::EPSILON, "{reporting}");
+        Ok(Some(()))
+    })?;
+    let only = format!("only-{far}");
+    let routes = |host: &str| {
+        [
+            route("shop", "bad", host, NEVER),
+            route(&only, "bad", host, NEVER),
+            route("shop", "good", &format!("good-{host}"), GOOD),
+            route("only-1", "good", &format!("good-{host}"), GOOD),
+            route("only-2", "good", &format!("good-{host}"), GOOD),
+        ]
+        .concat()
+    };
+    mesh.apply(&routes("web"))?;
+    all_is_told(&mesh, far)?;
+    without_flapping(&mesh, far, || {
+        kill_the_leader(&mesh)?;
+        std::thread::sleep(STEADY);
+        Ok(())
+    })?;
+    all_is_told(&mesh, far)?;
+    // And what is new to the one that leads now.
+    mesh.apply(&routes("others"))?;
+    all_is_told(&mesh, far)?;
+    // Mended, it is taken.
+    mesh.apply(&route(&only, "bad", "others", GOOD))?;
+    reconciled(&mesh, &only, "bad", &["True, Reconciled: taken by 1 of 1 node"])?;
+    // Once more, with a node at the replica that follows now.
+    let far = spread(&mesh)?;
+    let only = format!("only-{far}");
+    mesh.apply(&route(&only, "late", "late", NEVER))?;
+    let own = format!("; {}: {FIELD}: ", mesh.node_name(far));
+    let alone = ["False, Refused: refused by 1 of 1 node", own.as_str()];
+    reconciled(&mesh, &only, "late", &alone).map(drop)
+}

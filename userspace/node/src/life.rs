@@ -148,6 +148,9 @@ impl Life<'_> {
 
     /// What is under way gets its time.
     async fn drain(mut self, signals: &mut Signals, end: End) {
+        if let Some(assigned) = &self.parts.assigned {
+            assigned.fall_silent();
+        }
         let deadline = self.parts.settings.run.drain;
         let plane: Arc<DataPlane> = Arc::clone(&self.parts.plane);
         let settle = if end == End::HandedOver { SETTLE } else { Duration::ZERO };

@@ -44,6 +44,8 @@ struct State {
     /// Pods that have other addresses than before, by UID, and whether all is to be told.
     news: HashMap<String, WorkloadId>,
     all: bool,
+    /// Another daemon tells now.
+    silent: bool,
 }
 
 #[derive(Debug)]
@@ -204,6 +206,11 @@ impl Assigned {
         self.state.lock().all = true;
     }
 
+    /// Nothing is told any more: the daemon after this one hears of pods, and knows better.
+    pub fn fall_silent(&self) {
+        self.state.lock().silent = true;
+    }
+
     /// Waits until there is something to be told.
     pub async fn changed(&self) {
         self.changed.notified().await;
@@ -213,6 +220,9 @@ impl Assigned {
     #[must_use]
     pub fn news(&self) -> News {
         let mut state = self.state.lock();
+        if state.silent {
+            return News::default();
+        }
         let all = std::mem::take(&mut state.all);
         let news = std::mem::take(&mut state.news);
         let now = |uid: &str, id: &WorkloadId| {

@@ -142,6 +142,12 @@ fn sandboxes_come_and_go() {
     assigned.retain(&["c4".to_owned()].into());
     assert_eq!(news(&assigned), (vec![told("w", &[])], false));
     assert_eq!(of(&assigned, "q", "x"), ["10.0.0.10"]);
+    // Another daemon hears of pods from now on.
+    let silent = Assigned::default();
+    silent.tell(&sandbox("c1", "p", "u", &["10.0.0.7"]));
+    silent.fall_silent();
+    silent.tell_all();
+    assert_eq!(silent.news(), News::default());
     // Whoever the configuration has not had for long.
     let now = Instant::now();
     assigned.prune(|_| false, now);

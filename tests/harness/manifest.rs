@@ -116,6 +116,12 @@ impl PodSpec {
         self
     }
 
+    /// The uid in its object.
+    #[must_use]
+    pub fn known_uid(&self) -> String {
+        self.uid.clone().unwrap_or_else(|| format!("uid-{}-{}", self.namespace, self.name))
+    }
+
     /// The object, given its addresses and namespace path.
     #[must_use]
     pub fn yaml(&self, node: &str, ips: &[IpAddr], netns: &str) -> String {
@@ -124,8 +130,7 @@ impl PodSpec {
         annotations.insert("fairlead.io/netns".into(), netns.into());
         let ready = if self.ready { "True" } else { "False" };
         let first = ips.first().map(ToString::to_string).unwrap_or_default();
-        let uid =
-            self.uid.clone().unwrap_or_else(|| format!("uid-{}-{}", self.namespace, self.name));
+        let uid = self.known_uid();
         let mut list = String::new();
         for ip in ips {
             let _ = writeln!(list, "  - ip: \"{ip}\"");

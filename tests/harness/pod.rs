@@ -94,6 +94,12 @@ impl Pod {
         found.unwrap_or_else(|| panic!("{} has no such address", self.name))
     }
 
+    /// Its uid.
+    #[must_use]
+    pub fn uid(&self) -> String {
+        lock(&self.spec).known_uid()
+    }
+
     /// Sets a label, or takes it away.
     pub fn label(&self, key: &str, value: Option<&str>) {
         let mut spec = lock(&self.spec);

@@ -1,18 +1,14 @@
 //! Applications see real addresses: the client's at the server (row 1.12), the one asked for at the
 //! client and as the server's own (1.13), in both families (1.18).
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fairlead_tests::manifest::Families;
-use fairlead_tests::{Mesh, Pod, PodSpec, ServiceSpec, shell};
-use fairlead_wire::cni::{Request, Response, Sandbox, write_line};
+use fairlead_tests::{Mesh, PodSpec, ServiceSpec, shell};
+use fairlead_wire::cni::{Request, Response};
 
-use crate::common::{echo_args, service};
+use crate::common::{ask_as_plugin, echo_args, sandbox, service};
 
 fn host(ip: std::net::IpAddr) -> String {
     if ip.is_ipv4() { ip.to_string() } else { format!("[{ip}]") }
@@ -145,24 +141,6 @@ fn forged_sources_and_the_own_address_are_no_way_around() -> Result<()> {
     Ok(())
 }
 
-/// Asks the daemon behind `socket` as the CNI plugin does.
-fn cni_add(socket: &Path, pod: &Pod) -> Result<Response> {
-    let request = Request::Add(Sandbox {
-        container_id: format!("sandbox-of-{}", pod.name),
-        netns: pod.netns.path().display().to_string(),
-        pod_namespace: "default".into(),
-        pod_name: pod.name.clone(),
-        pod_uid: format!("uid-default-{}", pod.name),
-        ips: pod.ips.clone(),
-    });
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(&write_line(&request)?)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer)?;
-    Ok(serde_json::from_str(&answer)?)
-}
-
 /// A pod that has just started stands in no API object with its addresses, one that was started
 /// again with those that it had before, and one that may administer its network has those on its
 /// interfaces that it likes: servers, and policies of those that it reaches, know all of them by
@@ -197,7 +175,8 @@ fn a_pod_that_has_just_started_is_known_by_the_addresses_that_it_was_given() -> 
     // The network first, then the pod's object as far as the node knows.
     let clients = [&new, &moved, &forger];
     std::thread::scope(|scope| {
-        let asked = clients.map(|pod| scope.spawn(|| cni_add(&sockets[0], pod)));
+        let add = |pod| ask_as_plugin(&sockets[0], &Request::Add(sandbox(pod)));
+        let asked = clients.map(|pod| scope.spawn(move || add(pod)));
         mesh.sync()?;
         for asked in asked {
             let answer = asked.join().map_err(|_| anyhow::anyhow!("panicked"))??;

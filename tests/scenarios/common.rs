@@ -1,9 +1,14 @@
 //! What most scenarios begin with: a client on one node, a server on the other.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fairlead_tests::{Mesh, Metrics, Pod, PodSpec, Process, ServiceSpec};
+use fairlead_wire::cni::{Request, Response, Sandbox, write_line};
 
 /// Host of the service of [`Pair`].
 pub(crate) const SERVER: &str = "server.default.svc.cluster.local";
@@ -144,4 +149,26 @@ pub(crate) fn seconds(usual: u64) -> u64 {
 pub(crate) fn heavy() -> std::sync::MutexGuard<'static, ()> {
     static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
     TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// The sandbox of a pod, as a runtime would tell of it.
+pub(crate) fn sandbox(pod: &Pod) -> Sandbox {
+    Sandbox {
+        container_id: format!("sandbox-of-{}", pod.name),
+        netns: pod.netns.path().display().to_string(),
+        pod_namespace: "default".into(),
+        pod_name: pod.name.clone(),
+        pod_uid: pod.uid(),
+        ips: pod.ips.clone(),
+    }
+}
+
+/// Asks the daemon behind `socket` as the CNI plugin does.
+pub(crate) fn ask_as_plugin(socket: &Path, request: &Request) -> Result<Response> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(&write_line(request)?)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(serde_json::from_str(&answer)?)
 }

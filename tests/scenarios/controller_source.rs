@@ -4,6 +4,7 @@
 //! not told about.
 
 mod server;
+mod told;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

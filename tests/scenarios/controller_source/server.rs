@@ -146,7 +146,7 @@ impl TestController {
             "--cluster-id".into(),
             "test".into(),
             "--cni-socket".into(),
-            self.dir.join(format!("cni{node}.sock")).display().to_string(),
+            self.cni_socket(node).display().to_string(),
             // Of its own: a daemon that finds another behind it would take that one's place.
             "--handover-socket".into(),
             self.dir.join(format!("handover{node}.sock")).display().to_string(),
@@ -161,6 +161,11 @@ impl TestController {
             "--ca-root".into(),
             self.dir.join("both.pem").display().to_string(),
         ]
+    }
+
+    /// Where a node's daemon listens for the CNI plugin.
+    pub(crate) fn cni_socket(&self, node: usize) -> PathBuf {
+        self.dir.join(format!("cni{node}.sock"))
     }
 
     pub(crate) fn state_dir(&self, node: usize) -> PathBuf {

@@ -436,3 +436,8 @@ fn metrics_and_probes_are_served_apart_and_nothing_else() -> Result<()> {
     ensure!(told["source"]["current"] == true, "{}", told["source"]);
     Ok(())
 }
+
+#[test]
+fn addresses_of_a_sandbox_are_told_again_by_the_next_daemon_and_taken_back() -> Result<()> {
+    told::over_a_restart()
+}

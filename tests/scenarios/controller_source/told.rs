@@ -25,8 +25,8 @@ fn told(w: &World, since: usize) -> Vec<Word> {
     of_node.map(|(_, told)| (told.all, pods(told))).collect()
 }
 
-#[test]
-fn addresses_of_a_sandbox_are_told_again_by_the_next_daemon_and_taken_back() -> Result<()> {
+/// A sandbox comes, its daemon is killed, the next one has it, it goes.
+pub(super) fn over_a_restart() -> Result<()> {
     let w = World::new(&[])?;
     ensure!(told(&w, 0).first() == Some(&(true, Vec::new())), "{:?}", told(&w, 0));
     let early = w.mesh.pod(PodSpec::new("early").uid(&uid()).listed(&[]))?;

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use aya::programs::{CgroupSock, CgroupSockAddr, ProgramFd, SkLookup, SockOps};
+use aya::programs::{CgroupSock, CgroupSockAddr, ProgramError, ProgramFd, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use fairlead_abi::POD_PLACEHOLDER;
@@ -39,6 +39,9 @@ pub(crate) const HOOKS: &[(&str, AttachType)] = &[
 /// Highest level that the programs may log at; 0 compiles the logging away in the kernel.
 static LOG_OFF: u8 = 0;
 static LOG_DEBUG: u8 = 4;
+
+/// How often the kernel is asked to load a program, as libbpf does.
+const LOAD_ATTEMPTS: u32 = 5;
 
 const PLACEHOLDER: [u8; POD_LEN] = POD_PLACEHOLDER.to_ne_bytes();
 const POD_LEN: usize = size_of::<u64>();
@@ -132,7 +135,7 @@ impl Loading {
         let mut ebpf = self.object(None)?;
         for (name, _) in HOOKS {
             let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-            load(program)
+            undisturbed(|| load(program))
                 .map_err(|error| CaptureError::Load(format!("{name}: {}", chain(&error))))?;
         }
         Ok(Hooks { ebpf })
@@ -147,7 +150,8 @@ impl Loading {
             .ok_or_else(|| missing(NAME))?
             .try_into()
             .map_err(|error| CaptureError::Load(chain(&error)))?;
-        program.load().map_err(|error| CaptureError::Load(format!("{NAME}: {}", chain(&error))))?;
+        undisturbed(|| program.load())
+            .map_err(|error| CaptureError::Load(format!("{NAME}: {}", chain(&error))))?;
         program
             .fd()
             .and_then(|fd| Ok(fd.try_clone()?))
@@ -274,13 +278,27 @@ pub(crate) fn remove_pin(path: &Path) -> io::Result<()> {
     }
 }
 
-fn load(program: &mut aya::programs::Program) -> Result<(), aya::programs::ProgramError> {
+/// Loads a program again if the kernel gave up on verifying it because a signal came (`EAGAIN` of
+/// `BPF_PROG_LOAD`).
+fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let mut left = LOAD_ATTEMPTS;
+    loop {
+        left -= 1;
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. } | ProgramError::IOError(io_error))
+                if left > 0 && io_error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+fn load(program: &mut aya::programs::Program) -> Result<(), ProgramError> {
     use aya::programs::Program;
     match program {
         Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
         Program::CgroupSock(program) => CgroupSock::load(program),
         Program::SockOps(program) => SockOps::load(program),
-        _ => Err(aya::programs::ProgramError::UnexpectedProgramType),
+        _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
 
@@ -297,4 +315,24 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_a_signal_ended_is_tried_again_and_no_other() {
+        let tries = |failures: u32, kind: io::ErrorKind| {
+            let mut tries = 0;
+            let result = undisturbed(|| {
+                tries += 1;
+                if tries > failures { Ok(()) } else { Err(ProgramError::IOError(kind.into())) }
+            });
+            (tries, result.is_ok())
+        };
+        assert_eq!(tries(2, io::ErrorKind::WouldBlock), (3, true));
+        assert_eq!(tries(u32::MAX, io::ErrorKind::WouldBlock), (LOAD_ATTEMPTS, false));
+        assert_eq!(tries(2, io::ErrorKind::PermissionDenied), (1, false));
+    }
 }

@@ -188,8 +188,9 @@ struct Installer(Child);
 
 impl Installer {
     fn terminate(&mut self) {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        // The shell has one of its own where nothing else brings it.
+        let kill = format!("kill -TERM {}", self.0.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         assert!(self.0.wait().unwrap().success());
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Keeper {
     orders: Option<SyncSender<Order>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// The queue was full when something was to be taken back: that goes before everything else.
+    takes_back: AtomicBool,
 }
 
 #[derive(Default)]
@@ -65,7 +67,8 @@ impl Keeper {
         let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
             Writer { journal, shared: told, lost: false, gone: false, unsynced: None }.run(&queue)
         })?;
-        Ok(Self { orders: Some(orders), shared, thread: Some(thread) })
+        let takes_back = AtomicBool::new(false);
+        Ok(Self { orders: Some(orders), shared, thread: Some(thread), takes_back })
     }
 
     /// Bytes of the file.
@@ -86,6 +89,12 @@ impl Keeper {
 
     fn order(&self, order: Order) -> Result<(), Order> {
         let Some(orders) = &self.orders else { return Ok(()) };
+        if self.takes_back.load(Ordering::Relaxed) {
+            if orders.try_send(Order::Rollback).is_err() {
+                return Err(order);
+            }
+            self.takes_back.store(false, Ordering::Relaxed);
+        }
         orders.try_send(order).map_err(|error| match error {
             TrySendError::Full(order) | TrySendError::Disconnected(order) => order,
         })
@@ -113,10 +122,10 @@ impl Keeper {
         }
     }
 
-    /// Takes back what is not committed.
+    /// Takes back what is not committed: at once, or before the next order if the disk is busy.
     pub(crate) fn rollback(&self) {
         if !self.is_lost() && self.order(Order::Rollback).is_err() {
-            self.shared.lost.store(true, Ordering::Release);
+            self.takes_back.store(true, Ordering::Relaxed);
         }
     }
 
@@ -129,11 +138,10 @@ impl Keeper {
         taken
     }
 
-    /// Says that what is committed was current then. One lost call does not matter.
-    pub(crate) fn touch(&self, at: SystemTime) {
-        if !self.is_lost() {
-            let _ = self.order(Order::Touch(at));
-        }
+    /// Says that what is committed was current then. `false`: the disk is busy; one lost call does
+    /// not matter.
+    pub(crate) fn touch(&self, at: SystemTime) -> bool {
+        !self.is_lost() && self.order(Order::Touch(at)).is_ok()
     }
 }
 

@@ -263,8 +263,11 @@ async fn the_thread_writes_what_it_is_handed_in_order() {
         .await;
     keeper.rollback();
     let later = SystemTime::now();
-    keeper.touch(later);
-    assert!(!keeper.is_lost());
+    // The queue is most likely full here, and nothing is lost by that.
+    while !keeper.touch(later) {
+        assert!(!keeper.is_lost());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     drop(keeper);
     let (journal, refused) = dir.open();
     assert!(refused.is_none(), "{refused:?}");

@@ -185,7 +185,11 @@ fn a_pod_that_has_just_started_is_known_by_the_addresses_that_it_was_given() -> 
         Ok(())
     })?;
     let capture = mesh.capture()?;
-    let pairs = || clients.into_iter().flat_map(|client| [(client, &near), (client, &far)]);
+    // What comes to another node from an address that the sender is not known by is refused there.
+    let pairs = || {
+        let both = [&new, &moved].into_iter().flat_map(|client| [(client, &near), (client, &far)]);
+        both.chain([(&forger, &near)])
+    };
     let known = || -> Result<()> {
         for (client, server) in pairs() {
             let reply = client.get(&format!("http://{}:8080/", server.ip()), &[])?;
@@ -198,6 +202,8 @@ fn a_pod_that_has_just_started_is_known_by_the_addresses_that_it_was_given() -> 
         Ok(())
     };
     known()?;
+    let forged = forger.get(&format!("http://{}:8080/", far.ip()), &[])?;
+    ensure!(forged.status() == 400, "a forged address got through: {}", forged.0);
     mesh.kill_daemon(0)?;
     start(0)?;
     known()?;

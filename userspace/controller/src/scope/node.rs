@@ -136,9 +136,9 @@ impl State {
         self.nodes_by_name.entry(name).or_default().push(node);
         self.connected.insert(node);
         self.streams_changed();
-        let mut versions: Map<Slot, String> = Map::default();
+        let mut versions: Map<Slot, Held> = Map::default();
         for held in inventory {
-            let Some(key) = held.key else { continue };
+            let Some(key) = held.key.clone() else { continue };
             let slot = Kind::from_name(&key.kind)
                 .map(|kind| ObjectKey::new(kind, &key.namespace, &key.name))
                 .filter(|own| self.wire_key(own) == key)
@@ -146,7 +146,7 @@ impl State {
             match slot {
                 Some(slot) if self.object(slot).content.is_some() => {
                     self.object_mut(slot).held.insert(node);
-                    versions.insert(slot, held.version);
+                    versions.insert(slot, held);
                 }
                 // Also what is stored under another version of the API now.
                 _ => {
@@ -158,13 +158,20 @@ impl State {
         }
         self.recount(node);
         self.rescope(node);
-        for (slot, version) in versions {
+        for (slot, Held { version, rejected, .. }) in versions {
             let object = self.object_mut(slot);
             if !object.wanted.contains(node) {
                 self.mark(slot, node);
             } else if object.content.as_ref().is_some_and(|content| *content.version == *version) {
                 object.dirty.remove(node);
-                object.taken.insert(node);
+                match rejected.map(super::verdicts::bounded) {
+                    Some(refusal) => {
+                        object.refusals.insert(node, Arc::new(refusal));
+                    }
+                    None => {
+                        object.taken.insert(node);
+                    }
+                }
                 self.list_verdict(slot);
             }
         }

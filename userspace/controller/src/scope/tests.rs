@@ -35,9 +35,11 @@ impl Client {
     }
 
     fn resume(world: &World, name: &'static str, held: BTreeMap<String, (Key, String)>) -> Self {
-        let inventory = held
-            .values()
-            .map(|(key, version)| Held { key: Some(key.clone()), version: version.clone() });
+        let inventory = held.values().map(|(key, version)| Held {
+            key: Some(key.clone()),
+            version: version.clone(),
+            rejected: None,
+        });
         let ticket = world.connect(name, "1", inventory.collect());
         let mut client = Self { name, ticket, held, received: 0 };
         client.settle(world);

@@ -254,7 +254,7 @@ async fn nothing_is_said_before_all_is_known() {
         name: "b".to_owned(),
         ..Default::default()
     };
-    let held = Held { key: Some(key), version: "/1".to_owned() };
+    let held = Held { key: Some(key), version: "/1".to_owned(), rejected: None };
     let mut node = server.connect("one", vec![held]).await;
     assert!(node.is_quiet().await);
     server.put("b", "1");

@@ -432,3 +432,25 @@ async fn who_begins_to_lead_waits_for_the_others() {
     settling.await.expect("it settles");
     assert_eq!(begun.elapsed().as_secs(), 4);
 }
+
+#[tokio::test]
+async fn what_a_node_refused_it_refuses_still_when_it_comes_again() {
+    let two = Two::new();
+    let version = two.verdicts.of(&two.key).expect("a verdict").version;
+    let fault = Fault { message: "no".into(), ..Fault::default() };
+    let held = |version: &str| Held {
+        key: Some(Key {
+            api_version: "security.istio.io/v1".into(),
+            kind: "AuthorizationPolicy".into(),
+            namespace: "root".into(),
+            name: "all".into(),
+        }),
+        version: version.to_owned(),
+        rejected: Some(Rejection { faults: vec![fault.clone()], ..Rejection::default() }),
+    };
+    let old = two.leads.connect("one", "1", vec![held("another")]);
+    assert_eq!(two.count(), (1, 0, 0, 0), "it is about another version");
+    two.leads.disconnect(&old);
+    let _new = two.leads.connect("one", "1", vec![held(&version)]);
+    assert_eq!((two.count(), two.refusers()), ((1, 0, 1, 0), vec!["one: no".to_owned()]));
+}

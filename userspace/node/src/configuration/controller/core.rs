@@ -22,8 +22,11 @@ use crate::settings::ControllerSettings;
 
 /// How the controller trims objects for nodes ([`fairlead_wire::config::Hello::trim`]).
 pub(super) const TRIM: u32 = 1;
-/// Objects in one Inventory; each is less than 1 KiB.
-const INVENTORY: usize = 2000;
+/// Objects in one Inventory; each is less than 2 KiB, with why it is refused.
+const INVENTORY: usize = 1000;
+/// Refusals that an Inventory tells of again, and bytes of each text in them.
+const MAX_REFUSED: usize = 10_000;
+const MAX_REFUSED_TEXT: usize = 256;
 /// Refusals in one Ack.
 const MAX_REJECTIONS: usize = 2000;
 /// How long an Update waits for a slow disk.
@@ -38,6 +41,8 @@ pub(super) struct Core {
     follower: Follower,
     store: Store,
     held: Held,
+    /// What this start of the daemon refuses of that.
+    refused: HashMap<Arc<PathBuf>, Rejection>,
     bundle: watch::Sender<Bundle>,
 }
 
@@ -99,6 +104,7 @@ impl Core {
             follower,
             store: Store::default(),
             held: Held::default(),
+            refused: HashMap::new(),
             bundle,
         };
         if journal.contents().end > 0
@@ -153,6 +159,7 @@ impl Core {
             .map(|(path, version)| HeldMessage {
                 key: objects::key_of(path),
                 version: version.version.to_string(),
+                rejected: self.refused.get(path).cloned(),
             })
             .collect();
         let mut messages: Vec<Inventory> =
@@ -186,6 +193,7 @@ impl Core {
         let mut entries = Vec::with_capacity(upserts.len() + removed.len() + 1);
         for key in removed {
             let path = self.held.shared(objects::path_of(&key)?);
+            self.refused.remove(&path);
             staged.changes.insert(Arc::clone(&path), None);
             entries.push(Entry::Remove(path, key));
         }
@@ -196,6 +204,7 @@ impl Core {
             let path = self.held.shared(objects::path_of(&key)?);
             let parsed = objects::read(&path, &key, &resource.json);
             let faults = objects::faults(&parsed.problems);
+            self.refused.remove(&path);
             named.push(Named { key, version: resource.version.clone(), faults });
             staged.changes.insert(Arc::clone(&path), Some((parsed, version)));
             entries.push(Entry::Upsert(path, resource));
@@ -213,6 +222,7 @@ impl Core {
         keeper.write(entries, staged.synced, DISK_PATIENCE).await;
         let now = SystemTime::now();
         let rejected = self.rejections(named);
+        self.keep_refusals(&rejected);
         self.status.update(|facts| {
             facts.updates += 1;
             facts.objects[0] += counts[0];
@@ -295,6 +305,31 @@ impl Core {
                 Rejection { key: Some(key), version, last_good, faults }
             })
             .collect()
+    }
+
+    /// Keeps what is refused for the next stream, in short.
+    fn keep_refusals(&mut self, rejected: &[Rejection]) {
+        for rejection in rejected {
+            let path = rejection.key.as_ref().and_then(|key| objects::path_of(key).ok());
+            let Some(path) = path.filter(|_| self.refused.len() < MAX_REFUSED) else { continue };
+            let short = |text: &String| {
+                let end = (0..=MAX_REFUSED_TEXT.min(text.len())).rev();
+                let end = end.into_iter().find(|end| text.is_char_boundary(*end));
+                text[..end.unwrap_or(0)].to_owned()
+            };
+            let faults = rejection.faults.iter().take(1).map(|fault| Fault {
+                field: short(&fault.field),
+                message: short(&fault.message),
+                allowed: short(&fault.allowed),
+            });
+            let kept = Rejection {
+                key: None,
+                version: String::new(),
+                last_good: rejection.last_good,
+                faults: faults.collect(),
+            };
+            self.refused.insert(self.held.shared(path), kept);
+        }
     }
 
     /// Hands on a trust bundle, if it is one.

@@ -62,6 +62,16 @@ impl Ledger {
             legs.heard(change.written, change.answered, event, now);
         }
     }
+
+    /// The watch beside the controller's has brought a change.
+    pub(crate) fn told(&self, service: usize, sequence: u32, now: u64) {
+        let Some(changes) = self.changes.get(service) else { return };
+        let change =
+            (sequence as usize).checked_sub(1).and_then(|n| changes.lock().get(n).copied());
+        if let Some(change) = change {
+            self.legs.lock().told(change.written, change.answered, now);
+        }
+    }
 }
 
 pub(crate) struct Outcome {

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::RootCertStore;
@@ -65,7 +66,7 @@ impl Client {
         })
     }
 
-    /// Sends a request; the body of its answer, which has to be a good one.
+    /// Sends a request; its whole answer, which has to be a good one.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -81,11 +82,8 @@ impl Client {
             .header("content-type", kind)
             .header("accept", accept)
             .body(Full::new(body))?;
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
-        let mut connection = self.connections[turn].clone();
         let told = || format!("{method} {path}");
-        connection.ready().await.with_context(told)?;
-        let answer = connection.send_request(request).await.with_context(told)?;
+        let answer = self.exchange(request).await.with_context(told)?;
         let status = answer.status();
         let body = answer.into_body().collect().await.with_context(told)?.to_bytes();
         ensure!(
@@ -94,5 +92,24 @@ impl Client {
             String::from_utf8_lossy(&body[..body.len().min(1000)])
         );
         Ok(body)
+    }
+
+    /// Begins to read what comes as it comes.
+    pub(crate) async fn follow(&self, path: &str) -> Result<Incoming> {
+        let request = Request::builder()
+            .uri(format!("https://{}{path}", self.authority))
+            .header("authorization", &*self.bearer)
+            .header("accept", WHOLE)
+            .body(Full::default())?;
+        let answer = self.exchange(request).await.with_context(|| path.to_owned())?;
+        ensure!(answer.status().is_success(), "{path}: {}", answer.status());
+        Ok(answer.into_body())
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
+        let mut connection = self.connections[turn].clone();
+        connection.ready().await?;
+        connection.send_request(request).await
     }
 }

@@ -1,6 +1,7 @@
 //! Where the time of a change goes, leg by leg.
 //!
-//! A change is written to the API server, which answers (`answer`). The controller's watch brings
+//! A change is written to the API server, which answers (`answer`) and tells those who watch
+//! (`neighbour`: one who does nothing else). The controller's watch brings
 //! it (`event`: the controller says in each Update when the oldest change in it came up), the Update
 //! reaches a node (`node`), and the node's acknowledgement reaches the controller, which counts that
 //! itself. All clocks are that of this machine. Where an Update brings several changes, the time of
@@ -19,6 +20,8 @@ pub(crate) fn now() -> u64 {
 pub(crate) struct Legs {
     /// From the write to the API server's answer; once for each change.
     pub(crate) answer: Vec<u64>,
+    /// From the write to a watch beside the controller's, and from the API server's answer to it.
+    pub(crate) neighbour: [Vec<u64>; 2],
     /// From the write to the controller's event.
     pub(crate) event: Vec<u64>,
     /// From the API server's answer to the controller's event; 0 where the event was faster.
@@ -30,6 +33,13 @@ pub(crate) struct Legs {
 }
 
 impl Legs {
+    /// Another watch has brought a change.
+    pub(crate) fn told(&mut self, written: u64, answered: Option<u64>, now: u64) {
+        let [all, behind] = &mut self.neighbour;
+        all.push(now.saturating_sub(written));
+        behind.push(answered.map_or(0, |answered| now.saturating_sub(answered)));
+    }
+
     /// A node has heard of a change.
     pub(crate) fn heard(&mut self, written: u64, answered: Option<u64>, event: u64, now: u64) {
         self.event.push(event.saturating_sub(written));
@@ -61,6 +71,9 @@ mod tests {
         assert_eq!(legs.event, [3_000; 3]);
         assert_eq!(legs.behind, [1_000, 0, 0]);
         assert_eq!((legs.node[0], legs.all[0]), (5_000, 8_000));
+        legs.told(1_000, Some(3_000), 3_500);
+        legs.told(1_000, None, 3_500);
+        assert_eq!(legs.neighbour, [vec![2_500; 2], vec![500, 0]]);
     }
 
     #[test]

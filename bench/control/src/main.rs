@@ -11,6 +11,7 @@ mod changes;
 mod client;
 mod legs;
 mod metrics;
+mod neighbour;
 mod node;
 mod process;
 mod real;
@@ -150,6 +151,7 @@ async fn run(arguments: &Arguments, field: &Handle) -> Result<()> {
     );
     println!("a service is needed by {:.1} simulated nodes on average", nodes.interested());
 
+    neighbour::start(api.client.clone(), Arc::clone(&ledger));
     let mut real = match &arguments.node {
         Some(binary) if is_root()? => {
             tell("starting a real node");

@@ -210,8 +210,10 @@ fn take(update: Update, shared: &Shared, seen: &mut HashMap<usize, u32>) {
         let Some(key) = resource.key.as_ref().filter(|key| key.kind == "EndpointSlice") else {
             continue;
         };
-        let number = key.name.strip_prefix("svc-").and_then(|name| name.get(..5)?.parse().ok());
-        let (Some(service), Some(sequence)) = (number, sequence(&resource.json)) else { continue };
+        let (Some(service), Some(sequence)) = (service_number(&key.name), sequence(&resource.json))
+        else {
+            continue;
+        };
         shared.slices.fetch_add(1, Ordering::Relaxed);
         let last = seen.insert(service, sequence);
         if last.is_none()
@@ -224,8 +226,13 @@ fn take(update: Update, shared: &Shared, seen: &mut HashMap<usize, u32>) {
     shared.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
+/// The number of a service, by what its slice's name begins with.
+pub(crate) fn service_number(name: &str) -> Option<usize> {
+    name.strip_prefix("svc-")?.get(..5)?.parse().ok()
+}
+
 /// The number of the change: it is in the first address, 10.x.y.z; 0 before the first change.
-fn sequence(json: &[u8]) -> Option<u32> {
+pub(crate) fn sequence(json: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(json).ok()?;
     let (_, rest) = text.split_once("\"addresses\":[\"")?;
     let (address, _) = rest.split_once('"')?;

@@ -136,8 +136,8 @@ impl RealNode {
         count: usize,
     ) -> Result<()> {
         let mut sandboxes = Vec::new();
-        for (number, namespace) in namespaces.iter().cycle().take(count).enumerate() {
-            let number = self.pods.len() + number;
+        let first = self.pods.len();
+        for (number, namespace) in (first..).zip(namespaces.iter().cycle().take(count)) {
             let netns = Netns::create(&format!("{}-p{number}", self.run.id()))?;
             let path = netns.path().display().to_string();
             self.pods.push(netns);

@@ -68,7 +68,10 @@ impl Phase {
         println!("| | p50 | p99 | most |\n|---|---|---|---|");
         let legs = &mut outcome.legs;
         row("write → API server's answer", &mut legs.answer);
+        let [neighbour, behind] = &mut legs.neighbour;
+        row("write → another watch has it", neighbour);
         row("write → controller has it", &mut legs.event);
+        row("answer → another watch has it", behind);
         row("answer → controller has it", &mut legs.behind);
         row("controller has it → node has it", &mut legs.node);
         row("write → node has it", &mut legs.all);
@@ -79,9 +82,7 @@ impl Phase {
             let at = |part| after.said.quantile(&before.said, name, part);
             println!("| {what} | {:.1} | {:.1} | |", at(0.5), at(0.99));
         }
-        if !in_force.is_empty() {
-            row("controller has it → in force on the real node", in_force);
-        }
+        row("controller has it → in force on the real node", in_force);
         let slices = after.slices - before.slices;
         let name = format!("{CONVERGENCE}_count");
         let updates = after.said.sum(&name) - before.said.sum(&name);
@@ -109,6 +110,10 @@ impl Phase {
 }
 
 fn row(what: &str, times: &mut [u64]) {
+    if times.is_empty() {
+        println!("| {what} | – | – | – |");
+        return;
+    }
     let [p50, p99, most] = [0.5, 0.99, 1.0].map(|part| quantile(times, part));
     println!("| {what} | {p50:.1} | {p99:.1} | {most:.1} |");
 }

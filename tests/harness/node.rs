@@ -23,10 +23,11 @@ pub struct Node {
     /// Its network namespace.
     pub netns: Netns,
     /// Root of its cgroups.
-    pub(crate) cgroup: PathBuf,
+    pub cgroup: PathBuf,
     /// Where it keeps its files.
     pub(crate) dir: PathBuf,
-    pins: PathBuf,
+    /// Where eBPF objects are pinned.
+    pub pins: PathBuf,
     next_pod: Mutex<u16>,
 }
 

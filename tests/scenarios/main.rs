@@ -36,6 +36,7 @@ mod kube_workloads;
 mod l4;
 mod locality;
 mod membership;
+mod node_check;
 mod peer_authentication;
 mod race;
 mod telemetry;

@@ -1,11 +1,13 @@
 //! Nodes and components of a running cluster: booted, started, killed on purpose, waited for.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cluster::Cluster;
 use crate::component::Component;
@@ -130,16 +132,24 @@ impl Cluster {
     pub fn kill(&self, component: Component) -> Result<()> {
         let pids = self.pids(component)?;
         ensure!(!pids.is_empty(), "{component} does not run");
-        for pid in &pids {
+        let opened = pids.iter().map(|pid| {
             let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw).context("no pid")?;
-            kill_process(pid, Signal::KILL).with_context(|| format!("killing {component}"))?;
+            Ok(pidfd_open(pid, PidfdFlags::empty())?)
+        });
+        let opened: Vec<OwnedFd> =
+            opened.collect::<Result<_>>().with_context(|| format!("finding {component}"))?;
+        for process in &opened {
+            pidfd_send_signal(process, Signal::KILL)
+                .with_context(|| format!("killing {component}"))?;
         }
-        // Until it is out of the kernel's books, it may still hold its ports: also one whose first
-        // thread has ended.
-        system::eventually(&format!("the end of {component}"), Duration::from_secs(10), || {
-            let left = self.pids(component)?;
-            Ok(pids.iter().all(|pid| !left.contains(pid)).then_some(()))
-        })
+        // A cgroup is without a process when its last thread begins to end, which still holds its
+        // ports; here it has ended.
+        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+        for process in &opened {
+            let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit))?;
+            ensure!(ended == 1, "{component} does not end");
+        }
+        Ok(())
     }
 
     /// Kills a component and starts it again.

@@ -116,18 +116,14 @@ impl Pods {
         rows.iter().try_for_each(Row::unharmed)
     }
 
-    /// What became of the first act of every pod, in its latest start. Before the controller has
-    /// answered the new daemon, one may be refused, as it fails closed; no more than a few are.
+    /// The first act of every pod, in its latest start, was carried.
     fn connected(&self, mesh: &KubeMesh) -> Result<()> {
         let args = ["logs", "-n", NS, "-l", "app=first", "-c", "init", "--tail=-1"];
         let told = mesh.kubectl(&[&args[..], &["--max-log-requests=300"]].concat())?;
         let (carried, refused): (Vec<&str>, Vec<&str>) =
             told.lines().partition(|line| line.contains("hello") && line.contains("near"));
         eprintln!("{} pods connected first, {} were refused", carried.len(), refused.len());
-        for line in &refused {
-            eprintln!("{line}");
-            ensure!(line.contains("reset") || line.contains("refused"), "neither: {line}");
-        }
+        refused.iter().for_each(|line| eprintln!("{line}"));
         if !refused.is_empty() {
             for node in [NODE, 1] {
                 let log = mesh.node_log(node)?;
@@ -137,7 +133,7 @@ impl Pods {
         }
         let all = carried.len() + refused.len();
         ensure!(all == self.count, "{all} of {} pods told what they did", self.count);
-        ensure!(refused.len() * 10 <= self.count, "{} of {all} were refused", refused.len());
+        ensure!(refused.is_empty(), "{} of {all} were refused", refused.len());
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Pods come and go behind a Service, and what the nodes know of them is compared with what the API
 //! server said a second before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -48,11 +48,10 @@ struct Tally {
     stale: Vec<String>,
     /// Endpoints that a node did not have a second after the API server had them.
     late: Vec<String>,
-    pods: BTreeSet<String>,
 }
 
-/// Endpoints of the Service that are ready at the API server: address and pod.
-fn at_the_server(mesh: &KubeMesh) -> Result<BTreeMap<String, String>> {
+/// Addresses of the Service's endpoints that are ready at the API server.
+fn at_the_server(mesh: &KubeMesh) -> Result<BTreeSet<String>> {
     let path = format!(
         "/apis/discovery.k8s.io/v1/namespaces/{NS}/endpointslices\
          ?labelSelector=kubernetes.io/service-name%3Dweb"
@@ -61,12 +60,15 @@ fn at_the_server(mesh: &KubeMesh) -> Result<BTreeMap<String, String>> {
     let slices = slices["items"].as_array().context("no list")?.iter();
     let endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
     let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
-    Ok(ready
-        .filter_map(|endpoint| {
-            let address = endpoint["addresses"][0].as_str()?.to_owned();
-            Some((address, endpoint["targetRef"]["name"].as_str()?.to_owned()))
-        })
-        .collect())
+    Ok(ready.filter_map(|endpoint| Some(endpoint["addresses"][0].as_str()?.to_owned())).collect())
+}
+
+/// Pods of the Service that are not about to end.
+fn pods(mesh: &KubeMesh) -> Result<BTreeSet<String>> {
+    let pods = mesh.json(&["get", "pods", "-n", NS, "-l", "app=web"])?;
+    let pods = pods["items"].as_array().context("no list")?.iter();
+    let staying = pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    Ok(staying.filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned())).collect())
 }
 
 /// Addresses that a node's daemon sends requests for the Service to.
@@ -94,13 +96,11 @@ impl Tally {
             self.comparisons += 1;
             self.endpoints += known.len();
             let is_stale =
-                |address: &&String| !before.contains_key(*address) && !after.contains_key(*address);
+                |address: &&String| !before.contains(*address) && !after.contains(*address);
             self.stale.extend(known.iter().filter(is_stale).map(|a| format!("{a} on node {node}")));
-            let kept = before.keys().filter(|address| after.contains_key(*address));
-            let missing = kept.filter(|address| !known.contains(*address));
+            let missing = before.intersection(&after).filter(|address| !known.contains(*address));
             self.late.extend(missing.map(|a| format!("{a} on node {node}")));
         }
-        self.pods.extend(before.into_values().chain(after.into_values()));
         Ok(())
     }
 }
@@ -109,7 +109,8 @@ impl Tally {
 pub(super) fn churn(mesh: &KubeMesh) -> Result<()> {
     let over = AtomicBool::new(false);
     let start = Instant::now();
-    let mut tally = std::thread::scope(|scope| {
+    let mut gone = pods(mesh)?;
+    let tally = std::thread::scope(|scope| {
         let watching = scope.spawn(|| -> Result<Tally> {
             let mut tally = Tally::default();
             while !over.load(Ordering::Acquire) {
@@ -119,7 +120,9 @@ pub(super) fn churn(mesh: &KubeMesh) -> Result<()> {
         });
         let rolled = (0..ROUNDS).try_for_each(|_| {
             mesh.kubectl(&["rollout", "restart", "deployment/web", "-n", NS])?;
-            mesh.wait_rollout(NS, "deployment/web", READY)
+            mesh.wait_rollout(NS, "deployment/web", READY)?;
+            gone.extend(pods(mesh)?);
+            Ok(())
         });
         over.store(true, Ordering::Release);
         let tally = watching.join().map_err(|_| anyhow::anyhow!("the comparison panicked"))?;
@@ -127,17 +130,16 @@ pub(super) fn churn(mesh: &KubeMesh) -> Result<()> {
     })?;
     let took = start.elapsed();
     // And afterwards all agree to the last.
-    let left = eventually("nodes and API server agree", SOON, || {
+    eventually("nodes and API server agree", SOON, || {
         let there = at_the_server(mesh)?;
         ensure!(there.len() == REPLICAS, "{} endpoints at the API server", there.len());
         for node in [1, 2] {
             let known = at_the_node(mesh, node)?;
-            ensure!(known.iter().eq(there.keys()), "node {node}: {known:?} instead of {there:?}");
+            ensure!(known == there, "node {node}: {known:?} instead of {there:?}");
         }
-        Ok(Some(there))
+        Ok(Some(()))
     })?;
-    tally.pods.extend(left.into_values());
-    let churned = tally.pods.len() - REPLICAS;
+    let churned = gone.difference(&pods(mesh)?).count();
     eprintln!(
         "{churned} pods churned within {took:?}; {} comparisons of {} endpoints: {} stale after one \
          second {:?}, {} late {:?}",

@@ -14,6 +14,8 @@ use crate::settings::Settings;
 const OLDEST: (u32, u32) = (6, 1);
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
+/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// Capabilities of the daemon by their number: what they are for, and whether it cannot do without.
 /// (`CAP_SYS_ADMIN` includes `CAP_BPF` and `CAP_PERFMON`.)
 const CAPABILITIES: &[(u32, &str, bool, &str)] = &[
@@ -97,8 +99,8 @@ fn table(lines: &[Line]) -> String {
 /// Everything that is looked at.
 #[must_use]
 pub fn look(settings: &Settings) -> Vec<Line> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut lines = vec![kernel(release.trim())];
+    let release = rustix::system::uname();
+    let mut lines = vec![kernel(&release.release().to_string_lossy())];
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     lines.extend(capabilities(&status));
     for feature in fairlead_capture::features() {
@@ -117,6 +119,15 @@ pub fn look(settings: &Settings) -> Vec<Line> {
             false,
             true,
             format!("{error}; mount -t cgroup2 none /sys/fs/cgroup"),
+        )),
+        Ok(root) if !is_cgroup2(&root) => lines.push(line(
+            "cgroup v2",
+            false,
+            true,
+            format!(
+                "{} is not on one: --cgroup-root has to name a directory below",
+                root.display()
+            ),
         )),
         Ok(root) => {
             lines.push(line("cgroup v2", true, true, root.display().to_string()));
@@ -151,6 +162,10 @@ fn capabilities(status: &str) -> Vec<Line> {
             line(name, good, *required, if good { "" } else { without })
         })
         .collect()
+}
+
+fn is_cgroup2(dir: &Path) -> bool {
+    rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC)
 }
 
 fn bpffs(pin_dir: &Path) -> Line {

@@ -121,7 +121,12 @@ fn run_logged(
             dir.display()
         );
     }
-    dropped.map_err(|error| anyhow!("start the daemon as root: {error}"))?;
+    dropped.map_err(|error| {
+        anyhow!(
+            "start the daemon as root, with CAP_SYS_ADMIN and CAP_NET_ADMIN (`fairlead-node --check` \
+             says what this machine lacks): {error}"
+        )
+    })?;
     let features = open::kernel_features()?;
     let capture = open::capture(settings, successor.is_some())?;
 

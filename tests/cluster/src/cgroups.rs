@@ -136,6 +136,10 @@ pub fn kill(path: &str) -> Result<()> {
         return Ok(());
     }
     eventually(&format!("the end of all processes of {path}"), Duration::from_secs(30), || {
+        // Somebody else may be removing it.
+        if !dir.exists() {
+            return Ok(Some(()));
+        }
         fs::write(dir.join("cgroup.kill"), "1").context("cgroup.kill")?;
         let events = fs::read_to_string(dir.join("cgroup.events"))?;
         Ok(events.lines().any(|line| line == "populated 0").then_some(()))

@@ -125,15 +125,34 @@ impl Core {
         let mut places: Vec<_> = contents.objects.iter().collect();
         places.sort_by_key(|(_, place)| place.offset);
         let mut load = Load::default();
+        let mut paths = HashMap::with_capacity(places.len());
+        let mut doubtful = Vec::new();
         for (path, place) in places {
             let resource = journal.resource(place)?;
             let key = resource.key.unwrap_or_default();
-            load.files.push((Arc::clone(path), objects::read(path, &key, &resource.json)));
+            let parsed = objects::read(path, &key, &resource.json);
+            if !objects::faults(&parsed.problems).is_empty() {
+                doubtful.push(Arc::clone(path));
+            }
+            load.files.push((Arc::clone(path), parsed));
             let version = Version { version: place.version.clone(), bytes: place.bytes };
             self.held.insert(Arc::clone(path), version);
+            if let Some(object) = objects::object_key(&key) {
+                paths.insert(object, path);
+            }
         }
         let change = self.store.apply(load);
-        self.follower.apply(&self.store, &change);
+        for problem in self.follower.apply(&self.store, &change) {
+            if problem.severity == Severity::Error
+                && let Some(path) = paths.get(&problem.object)
+            {
+                doubtful.push(Arc::clone(path));
+            }
+        }
+        // What was refused is asked for once more, so that the controller hears of it again.
+        for path in doubtful {
+            self.held.doubt(&path);
+        }
         let as_of = journal.as_of();
         self.status.update(|facts| {
             facts.as_of = Some(as_of);

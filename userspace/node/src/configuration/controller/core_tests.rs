@@ -151,3 +151,25 @@ async fn a_broken_controller_changes_nothing() {
     assert!(told.len() == 1 && told[0].last_good && !told[0].faults.is_empty(), "{told:?}");
     assert_eq!(node.pods(), 1);
 }
+
+#[tokio::test]
+async fn what_was_refused_is_asked_for_again_after_a_restart() {
+    let mut node = Node::new();
+    let garbage = Resource { json: b"{\"kind\":".to_vec(), ..pod("b", "") };
+    let told = node.take(update(vec![pod("a", "10.0.0.1"), garbage], true)).await.unwrap();
+    assert_eq!(told.len(), 1);
+    let versions = |node: &Node| {
+        let held = node.core.inventory(false).remove(0).held.into_iter();
+        let mut held: Vec<_> =
+            held.map(|held| (held.key.unwrap().name, held.version, held.rejected)).collect();
+        held.sort_by(|a, b| a.0.cmp(&b.0));
+        held
+    };
+    let before = versions(&node);
+    assert!(before[0].2.is_none() && before[1].2.is_some(), "{before:?}");
+    node.again();
+    let after = versions(&node);
+    assert_eq!(after[0], before[0]);
+    assert_eq!((after[1].1.as_str(), &after[1].2), ("", &None));
+    assert!(!before[1].1.is_empty());
+}

@@ -185,6 +185,13 @@ impl Held {
         }
     }
 
+    /// What is held of an object counts as no version of it: the controller sends it again.
+    pub(super) fn doubt(&mut self, path: &PathBuf) {
+        if let Some(version) = self.objects.get_mut(path) {
+            version.version = Box::default();
+        }
+    }
+
     pub(super) fn remove(&mut self, path: &PathBuf) {
         if let Some(old) = self.objects.remove(path) {
             self.bytes -= u64::from(old.bytes);

@@ -1,17 +1,6 @@
 //! `istio.v1.auth`: Istio's certificate service.
 
-mod generated {
-    #![allow(
-        missing_docs,
-        unreachable_pub,
-        clippy::allow_attributes,
-        clippy::allow_attributes_without_reason,
-        reason = "made by prost from the documented proto file"
-    )]
-    tonic::include_proto!("istio.v1.auth");
-}
-
-pub use generated::*;
+crate::generated!("istio.v1.auth");
 
 /// Key in [`IstioCertificateRequest::metadata`]: the SPIFFE identity that a node asks for on
 /// behalf of a pod (as ztunnel sends it).

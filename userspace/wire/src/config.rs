@@ -1,17 +1,6 @@
 //! `fairlead.config.v1`: configuration from the controller to the node daemons.
 
-mod generated {
-    #![allow(
-        missing_docs,
-        unreachable_pub,
-        clippy::allow_attributes,
-        clippy::allow_attributes_without_reason,
-        reason = "made by prost from the documented proto file"
-    )]
-    tonic::include_proto!("fairlead.config.v1");
-}
-
-pub use generated::*;
+crate::generated!("fairlead.config.v1");
 
 /// The version of the protocol that this build speaks: [`Hello::protocol`].
 pub const PROTOCOL: u32 = 1;

@@ -3,6 +3,27 @@
 //! [`config`], [`ca`] and [`replica`] are gRPC; the files below `proto/` define and document them.
 //! [`cni`] is one line of JSON each way over a Unix socket.
 
+/// What prost makes of a package of `proto/`.
+#[cfg(feature = "grpc")]
+macro_rules! generated {
+    ($package:literal) => {
+        mod generated {
+            #![allow(
+                missing_docs,
+                unreachable_pub,
+                clippy::allow_attributes,
+                clippy::allow_attributes_without_reason,
+                reason = "made by prost from the documented proto file"
+            )]
+            tonic::include_proto!($package);
+        }
+
+        pub use generated::*;
+    };
+}
+#[cfg(feature = "grpc")]
+pub(crate) use generated;
+
 #[cfg(feature = "grpc")]
 pub mod ca;
 pub mod cni;

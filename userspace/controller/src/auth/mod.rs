@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use futures_util::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::{Api, PostParams};
 use tokio::sync::Semaphore;
@@ -114,6 +115,26 @@ impl From<Denied> for tonic::Status {
             Denied::NotANode(_) | Denied::NotAReplica(_) => Self::permission_denied(text),
             Denied::Unreachable(_) => Self::unavailable(text),
         }
+    }
+}
+
+/// Who calls on a stream. [`Authenticator`] and [`ReplicaAuthenticator`] are those that count; tests
+/// and benchmarks bring their own.
+pub trait Identify<W>: Send + Sync + 'static {
+    /// Whom a token speaks for.
+    fn identify<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, Result<W, Denied>>;
+
+    /// Returns when the token of an open stream counts no longer.
+    fn revoked<'a>(&'a self, bearer: &'a str, known: &'a W) -> BoxFuture<'a, Denied>;
+}
+
+impl Identify<NodeIdentity> for Authenticator {
+    fn identify<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, Result<NodeIdentity, Denied>> {
+        Box::pin(self.node(bearer))
+    }
+
+    fn revoked<'a>(&'a self, bearer: &'a str, known: &'a NodeIdentity) -> BoxFuture<'a, Denied> {
+        Box::pin(Self::revoked(self, bearer, known))
     }
 }
 

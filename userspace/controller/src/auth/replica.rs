@@ -1,6 +1,8 @@
 //! Which replica of the controller calls another.
 
-use super::{AuthSettings, Authenticator, Caller, Denied, ReplicaIdentity};
+use futures_util::future::BoxFuture;
+
+use super::{AuthSettings, Authenticator, Caller, Denied, Identify, ReplicaIdentity};
 use crate::scope::Own;
 
 /// Takes tokens of the controller's own service account that are bound to a pod and made for
@@ -58,6 +60,16 @@ impl ReplicaAuthenticator {
     /// Returns when the token of an open stream counts no longer for that replica.
     pub async fn revoked(&self, bearer: &str, replica: &ReplicaIdentity) -> Denied {
         self.tokens.revoked_as(bearer, replica, |caller| self.as_replica(caller)).await
+    }
+}
+
+impl Identify<ReplicaIdentity> for ReplicaAuthenticator {
+    fn identify<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, Result<ReplicaIdentity, Denied>> {
+        Box::pin(self.replica(bearer))
+    }
+
+    fn revoked<'a>(&'a self, bearer: &'a str, known: &'a ReplicaIdentity) -> BoxFuture<'a, Denied> {
+        Box::pin(Self::revoked(self, bearer, known))
     }
 }
 

@@ -11,7 +11,7 @@ mod service;
 use fairlead_telemetry::{Counter, Gauge, Registry};
 
 pub use follower::{Follower, FollowerSettings};
-pub use service::{IdentifyReplica, VerdictsService};
+pub use service::VerdictsService;
 
 /// The path of the service.
 pub const SERVICE: &str = "/fairlead.replica.v1.Verdicts/";

@@ -1,7 +1,6 @@
 //! The side of the replica that leads.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::ReplicaMetrics;
-use crate::auth::{Denied, ReplicaAuthenticator, ReplicaIdentity, bearer};
+use crate::auth::{Identify, ReplicaIdentity, bearer};
 use crate::lease::Leadership;
 use crate::scope::{MAX_REPLICAS, Picture, World};
 
@@ -30,39 +29,6 @@ const PICTURE: Duration = Duration::from_secs(60);
 /// Bytes of an instance and of a version.
 const MAX_TEXT: usize = 512;
 
-/// Who a replica is. [`ReplicaAuthenticator`] is the one that counts; tests bring their own.
-pub trait IdentifyReplica: Send + Sync + 'static {
-    /// The replica that a token speaks for.
-    fn replica<'a>(
-        &'a self,
-        bearer: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<ReplicaIdentity, Denied>> + Send + 'a>>;
-
-    /// Returns when the token of an open stream counts no longer.
-    fn revoked<'a>(
-        &'a self,
-        bearer: &'a str,
-        replica: &'a ReplicaIdentity,
-    ) -> Pin<Box<dyn Future<Output = Denied> + Send + 'a>>;
-}
-
-impl IdentifyReplica for ReplicaAuthenticator {
-    fn replica<'a>(
-        &'a self,
-        bearer: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<ReplicaIdentity, Denied>> + Send + 'a>> {
-        Box::pin(Self::replica(self, bearer))
-    }
-
-    fn revoked<'a>(
-        &'a self,
-        bearer: &'a str,
-        replica: &'a ReplicaIdentity,
-    ) -> Pin<Box<dyn Future<Output = Denied> + Send + 'a>> {
-        Box::pin(Self::revoked(self, bearer, replica))
-    }
-}
-
 /// The gRPC service.
 #[derive(Clone)]
 pub struct VerdictsService {
@@ -71,7 +37,7 @@ pub struct VerdictsService {
 
 struct Shared {
     world: Arc<World>,
-    identify: Arc<dyn IdentifyReplica>,
+    identify: Arc<dyn Identify<ReplicaIdentity>>,
     leader: Leadership,
     metrics: ReplicaMetrics,
     /// The session of each replica, by its pod.
@@ -84,7 +50,7 @@ impl VerdictsService {
     #[must_use]
     pub fn new(
         world: Arc<World>,
-        identify: Arc<dyn IdentifyReplica>,
+        identify: Arc<dyn Identify<ReplicaIdentity>>,
         leader: Leadership,
         metrics: ReplicaMetrics,
     ) -> Self {
@@ -155,7 +121,7 @@ impl Verdicts for VerdictsService {
         if !self.shared.leader.is_leader() {
             return Err(not_leading());
         }
-        let replica = self.shared.identify.replica(&token).await.inspect_err(|denied| {
+        let replica = self.shared.identify.identify(&token).await.inspect_err(|denied| {
             self.shared.metrics.refused.inc();
             tracing::warn!(%denied, "a caller that is no replica");
         })?;

@@ -1,8 +1,6 @@
 //! Both sides over HTTP/2, on a pipe.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use fairlead_wire::replica::verdicts_server::VerdictsServer;
 use fairlead_wire::replica::{
     Hello, PROTOCOL, ReplicaMessage, Report, Stream, replica_message as message,
 };
+use futures_util::future::BoxFuture;
 use futures_util::stream::iter;
 use http::HeaderValue;
 use hyper::server::conn::http2::Builder;
@@ -25,7 +24,7 @@ use tonic::{Code, Status};
 use super::connection::Channel;
 use super::follower::tell;
 use super::*;
-use crate::auth::{Denied, ReplicaIdentity};
+use crate::auth::{Denied, Identify, ReplicaIdentity};
 use crate::lease::Leadership;
 use crate::scope::{Verdicts, World};
 
@@ -36,11 +35,8 @@ struct Names {
     revoked: watch::Receiver<String>,
 }
 
-impl IdentifyReplica for Names {
-    fn replica<'a>(
-        &'a self,
-        bearer: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<ReplicaIdentity, Denied>> + Send + 'a>> {
+impl Identify<ReplicaIdentity> for Names {
+    fn identify<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, Result<ReplicaIdentity, Denied>> {
         Box::pin(async move {
             if bearer == "bad" {
                 return Err(Denied::NotAReplica("somebody".to_owned()));
@@ -52,8 +48,8 @@ impl IdentifyReplica for Names {
     fn revoked<'a>(
         &'a self,
         bearer: &'a str,
-        _replica: &'a ReplicaIdentity,
-    ) -> Pin<Box<dyn Future<Output = Denied> + Send + 'a>> {
+        _known: &'a ReplicaIdentity,
+    ) -> BoxFuture<'a, Denied> {
         let mut revoked = self.revoked.clone();
         Box::pin(async move {
             let _ = revoked.wait_for(|pod| pod == bearer).await;

@@ -7,8 +7,6 @@
 mod frame;
 mod session;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
-use crate::auth::{Authenticator, Denied, NodeIdentity, bearer};
+use crate::auth::{Identify, NodeIdentity, bearer};
 use crate::metrics::Metrics;
 use crate::scope::World;
 use frame::{Frames, NodeMessages};
@@ -28,39 +26,6 @@ pub use crate::scope::verdicts;
 
 /// The path of the one method.
 pub const PATH: &str = "/fairlead.config.v1.Configuration/Stream";
-
-/// Who a node is. [`Authenticator`] is the one that counts; benchmarks bring their own.
-pub trait Identify: Send + Sync + 'static {
-    /// The node that a token speaks for.
-    fn node<'a>(
-        &'a self,
-        bearer: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<NodeIdentity, Denied>> + Send + 'a>>;
-
-    /// Returns when the token of an open stream counts no longer.
-    fn revoked<'a>(
-        &'a self,
-        bearer: &'a str,
-        node: &'a NodeIdentity,
-    ) -> Pin<Box<dyn Future<Output = Denied> + Send + 'a>>;
-}
-
-impl Identify for Authenticator {
-    fn node<'a>(
-        &'a self,
-        bearer: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<NodeIdentity, Denied>> + Send + 'a>> {
-        Box::pin(Authenticator::node(self, bearer))
-    }
-
-    fn revoked<'a>(
-        &'a self,
-        bearer: &'a str,
-        node: &'a NodeIdentity,
-    ) -> Pin<Box<dyn Future<Output = Denied> + Send + 'a>> {
-        Box::pin(Authenticator::revoked(self, bearer, node))
-    }
-}
 
 /// How streams behave.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +52,7 @@ pub struct ConfigurationService {
 /// What all streams share.
 pub(crate) struct Shared {
     pub(crate) world: Arc<World>,
-    pub(crate) identify: Arc<dyn Identify>,
+    pub(crate) identify: Arc<dyn Identify<NodeIdentity>>,
     pub(crate) metrics: Arc<Metrics>,
     /// The certificates that the mesh trusts, PEM.
     pub(crate) trust: watch::Receiver<Bytes>,
@@ -99,7 +64,7 @@ impl ConfigurationService {
     #[must_use]
     pub fn new(
         world: Arc<World>,
-        identify: Arc<dyn Identify>,
+        identify: Arc<dyn Identify<NodeIdentity>>,
         metrics: Arc<Metrics>,
         trust: watch::Receiver<Bytes>,
         settings: StreamSettings,
@@ -135,7 +100,7 @@ impl ConfigurationService {
             return Err(Status::unimplemented("compressed messages are not read"));
         }
         let token = bearer(&metadata)?.to_owned();
-        let identity = self.shared.identify.node(&token).await?;
+        let identity = self.shared.identify.identify(&token).await?;
         let input = Streaming::new_request(NodeMessages, body, None, Some(MAX_MESSAGE_BYTES));
         // One frame may wait: the rest stays where it can be merged.
         let (out, frames) = mpsc::channel(1);

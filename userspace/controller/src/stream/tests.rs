@@ -1,6 +1,7 @@
 //! The protocol as a node speaks it: over HTTP/2, on a pipe.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use fairlead_api::{Kind, ObjectKey};
@@ -9,6 +10,7 @@ use fairlead_wire::config::{
     Ack, AddressedPod, ControllerMessage, Found, Held, Hello, Inventory, Lookup, NodeMessage,
     PROTOCOL, PodAddresses, Rejection, Update, controller_message, node_message,
 };
+use futures_util::future::BoxFuture;
 use futures_util::stream::unfold;
 use http::Request as HttpRequest;
 use hyper::body::Incoming;
@@ -22,17 +24,15 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 
 use super::*;
+use crate::auth::Denied;
 
 /// Tokens are names of nodes; `revoked` ends the streams of that node.
 struct Names {
     revoked: watch::Receiver<String>,
 }
 
-impl Identify for Names {
-    fn node<'a>(
-        &'a self,
-        bearer: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<NodeIdentity, Denied>> + Send + 'a>> {
+impl Identify<NodeIdentity> for Names {
+    fn identify<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, Result<NodeIdentity, Denied>> {
         Box::pin(async move {
             if bearer == "bad" {
                 return Err(Denied::Refused("it is bad".to_owned()));
@@ -45,11 +45,7 @@ impl Identify for Names {
         })
     }
 
-    fn revoked<'a>(
-        &'a self,
-        bearer: &'a str,
-        _node: &'a NodeIdentity,
-    ) -> Pin<Box<dyn Future<Output = Denied> + Send + 'a>> {
+    fn revoked<'a>(&'a self, bearer: &'a str, _known: &'a NodeIdentity) -> BoxFuture<'a, Denied> {
         let mut revoked = self.revoked.clone();
         Box::pin(async move {
             let _ = revoked.wait_for(|name| name == bearer).await;

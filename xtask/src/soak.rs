@@ -51,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(length >= Duration::from_secs(10), "--for has to be at least 10s");
     tools::require_root("soak")?;
     tools::require(tools::NETWORK)?;
+    tools::require(tools::ON_NODES)?;
     test::build(&args.profile)?;
     let filters: Vec<&str> =
         args.filter.as_deref().map_or_else(|| LONG.to_vec(), |filter| vec![filter]);

@@ -154,6 +154,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         tools::require_root("the scenario part of `test` (see --unit)")?;
         tools::require(tools::NETWORK)?;
         tools::require(tools::NETFILTER)?;
+        tools::require(tools::ON_NODES)?;
         for what in run::clean(Which::Dead)? {
             eprintln!("removed {what} of an interrupted run");
         }

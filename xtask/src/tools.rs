@@ -19,6 +19,9 @@ pub(crate) const NETWORK: &[Tool] = &[("ip", "iproute2"), ("tcpdump", "tcpdump")
 /// What shows that no netfilter rule exists.
 pub(crate) const NETFILTER: &[Tool] = &[("nft", "nftables"), ("iptables-save", "iptables")];
 
+/// What scenarios ask the daemons of a cluster's nodes with, where only loopback is answered.
+pub(crate) const ON_NODES: &[Tool] = &[("curl", "curl")];
+
 /// What the HTTP/2 conformance tester is built with.
 const GO: Tool = ("go", "golang-go");
 

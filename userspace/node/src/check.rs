@@ -12,10 +12,6 @@ use crate::settings::Settings;
 
 /// The oldest kernel, as `major.minor`.
 const OLDEST: (u32, u32) = (6, 1);
-/// `BPF_FS_MAGIC` of linux/magic.h.
-const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
-/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
-const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// Capabilities of the daemon by their number: what they are for, and whether it cannot do without.
 /// (`CAP_SYS_ADMIN` includes `CAP_BPF` and `CAP_PERFMON`.)
 const CAPABILITIES: &[(u32, &str, bool, &str)] = &[
@@ -120,7 +116,7 @@ pub fn look(settings: &Settings) -> Vec<Line> {
             true,
             format!("{error}; mount -t cgroup2 none /sys/fs/cgroup"),
         )),
-        Ok(root) if !is_cgroup2(&root) => lines.push(line(
+        Ok(root) if !fairlead_capture::is_cgroup2(&root).unwrap_or(false) => lines.push(line(
             "cgroup v2",
             false,
             true,
@@ -164,13 +160,9 @@ fn capabilities(status: &str) -> Vec<Line> {
         .collect()
 }
 
-fn is_cgroup2(dir: &Path) -> bool {
-    rustix::fs::statfs(dir).is_ok_and(|stat| stat.f_type == CGROUP2_MAGIC)
-}
-
 fn bpffs(pin_dir: &Path) -> Line {
     let existing = pin_dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
-    let good = rustix::fs::statfs(existing).is_ok_and(|stat| stat.f_type == BPF_FS_MAGIC);
+    let good = fairlead_capture::is_bpffs(existing).unwrap_or(false);
     // The daemon mounts one at its customary place.
     let mountable = existing == Path::new("/sys/fs/bpf");
     let detail = match (good, mountable) {

@@ -11,12 +11,18 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// Whether `path` lies on a bpffs.
-pub(crate) fn is_bpffs(path: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(magic(path)? == BPF_FS_MAGIC)
 }
 
 /// Whether `path` lies in a cgroup v2 tree.
-pub(crate) fn is_cgroup2(path: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn is_cgroup2(path: &Path) -> io::Result<bool> {
     Ok(magic(path)? == CGROUP2_SUPER_MAGIC)
 }
 

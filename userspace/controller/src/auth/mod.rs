@@ -134,7 +134,7 @@ impl Identify<NodeIdentity> for Authenticator {
     }
 
     fn revoked<'a>(&'a self, bearer: &'a str, known: &'a NodeIdentity) -> BoxFuture<'a, Denied> {
-        Box::pin(Self::revoked(self, bearer, known))
+        Box::pin(self.revoked_as(bearer, known, |caller| self.as_node(caller)))
     }
 }
 
@@ -194,13 +194,9 @@ impl Authenticator {
         }
     }
 
-    /// Returns when the token of an open stream counts no longer for that node: its pod is gone,
-    /// it has expired, or it could not be asked about for an hour. Runs as long as the stream.
-    pub async fn revoked(&self, bearer: &str, node: &NodeIdentity) -> Denied {
-        self.revoked_as(bearer, node, |caller| self.as_node(caller)).await
-    }
-
-    /// The same for whatever `read` takes the token's owner for.
+    /// Returns when the token of an open stream counts no longer for whom `read` takes its owner
+    /// for: the pod is gone, the token has expired, or it could not be asked about for an hour.
+    /// Runs as long as the stream.
     pub(crate) async fn revoked_as<T: PartialEq + std::fmt::Debug>(
         &self,
         bearer: &str,

@@ -25,14 +25,6 @@ impl ReplicaAuthenticator {
         Self { tokens: Authenticator::new(client, settings), own }
     }
 
-    /// The replica that the token speaks for.
-    ///
-    /// # Errors
-    /// [`Denied`] says whether trying again may help.
-    pub async fn replica(&self, bearer: &str) -> Result<ReplicaIdentity, Denied> {
-        self.as_replica(&*self.tokens.caller(bearer).await?)
-    }
-
     /// The replica that a caller speaks for.
     ///
     /// # Errors
@@ -56,20 +48,15 @@ impl ReplicaAuthenticator {
             }
         }
     }
-
-    /// Returns when the token of an open stream counts no longer for that replica.
-    pub async fn revoked(&self, bearer: &str, replica: &ReplicaIdentity) -> Denied {
-        self.tokens.revoked_as(bearer, replica, |caller| self.as_replica(caller)).await
-    }
 }
 
 impl Identify<ReplicaIdentity> for ReplicaAuthenticator {
     fn identify<'a>(&'a self, bearer: &'a str) -> BoxFuture<'a, Result<ReplicaIdentity, Denied>> {
-        Box::pin(self.replica(bearer))
+        Box::pin(async move { self.as_replica(&*self.tokens.caller(bearer).await?) })
     }
 
     fn revoked<'a>(&'a self, bearer: &'a str, known: &'a ReplicaIdentity) -> BoxFuture<'a, Denied> {
-        Box::pin(Self::revoked(self, bearer, known))
+        Box::pin(self.tokens.revoked_as(bearer, known, |caller| self.as_replica(caller)))
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use fairlead_types::WorkloadId;
 use fairlead_wire::cni::{MAX_IPS, MAX_TEXT, Sandbox};
 use fairlead_wire::config::AddressedPod;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -145,43 +145,29 @@ impl Assigned {
 
     /// A sandbox is gone.
     pub fn forget(&self, container_id: &str) {
-        self.keep_only(|kept| kept.container_id != container_id);
+        self.keep_only(self.state.lock(), |pod| pod.kept.container_id != container_id);
     }
 
     /// Only these sandboxes still exist.
     pub fn retain(&self, containers: &HashSet<String>) {
-        self.keep_only(|kept| containers.contains(&kept.container_id));
+        self.keep_only(self.state.lock(), |pod| containers.contains(&pod.kept.container_id));
     }
 
     /// Forgets pods that the configuration has not had for long: the plugin's word that they are
     /// gone may have come while no daemon ran.
     pub fn prune(&self, is_listed: impl Fn(&WorkloadId) -> bool, now: Instant) {
         let mut state = self.state.lock();
-        let mut gone = false;
         for (id, pod) in &mut state.pods {
             if is_listed(id) {
                 pod.listed = now;
             }
-            gone |= now.saturating_duration_since(pod.listed) >= UNLISTED;
         }
-        let old: HashSet<WorkloadId> = if gone {
-            let old = |pod: &Pod| now.saturating_duration_since(pod.listed) >= UNLISTED;
-            state.pods.iter().filter(|(_, pod)| old(pod)).map(|(id, _)| id.clone()).collect()
-        } else {
-            return;
-        };
-        drop(state);
-        self.keep_only(|kept| !old.contains(&kept.id()));
+        self.keep_only(state, |pod| now.saturating_duration_since(pod.listed) < UNLISTED);
     }
 
-    fn keep_only(&self, stays: impl Fn(&Kept) -> bool) {
-        let mut state = self.state.lock();
-        let gone: Vec<WorkloadId> = state
-            .pods
-            .iter()
-            .filter(|(_, pod)| !stays(&pod.kept))
-            .map(|(id, _)| id.clone())
-            .collect();
+    fn keep_only(&self, mut state: MutexGuard<'_, State>, stays: impl Fn(&Pod) -> bool) {
+        let gone: Vec<WorkloadId> =
+            state.pods.iter().filter(|(_, pod)| !stays(pod)).map(|(id, _)| id.clone()).collect();
         for id in &gone {
             if let Some(pod) = state.pods.remove(id) {
                 state.note(pod.kept.uid, id.clone());
@@ -252,7 +238,7 @@ impl Assigned {
     }
 
     /// Writes the file, and wakes whoever tells the controller.
-    fn save(&self, state: parking_lot::MutexGuard<'_, State>) {
+    fn save(&self, state: MutexGuard<'_, State>) {
         if let Some(file) = &self.file {
             let kept: Vec<&Kept> = state.pods.values().map(|pod| &pod.kept).collect();
             // Within the lock: a later state must not be overtaken by this one.

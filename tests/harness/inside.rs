@@ -56,7 +56,8 @@ impl KubeMesh {
     pub fn load(&self, namespace: &str, pod: &str, url: &str, more: &[&str]) -> Result<Load> {
         let object = self.json(&["get", "pod", "-n", namespace, pod])?;
         let all = self.processes_by(self.node_of(&object)?, &object)?;
-        let pid = all.into_iter().find(|pid| runs(*pid, APPS));
+        // Other loads run beside it, and end.
+        let pid = all.into_iter().find(|pid| runs(*pid, APPS) && is_first(*pid));
         let pid = pid.with_context(|| format!("{namespace}/{pod} does not run {APPS}"))?;
         let done = Command::new("/bin/sh")
             .args(["-c", "echo $$ > \"$0\" && pid=$1 && shift && exec nsenter --target=\"$pid\" --net --mount \"$@\""])
@@ -87,6 +88,21 @@ impl KubeMesh {
         ensure!(killed > 0, "{namespace}/{pod} runs no {program} on node {node}");
         Ok(())
     }
+}
+
+/// Whether a process is the one that a container lives and dies with: the first of its process
+/// namespace. What `kubectl exec` or a test started in a container is not.
+pub(crate) fn is_first(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    pids.and_then(|pids| pids.split_whitespace().last()) == Some("1")
+}
+
+/// When a process was started, in the kernel's ticks since it was.
+pub(crate) fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything; proc_pid_stat(5) counts this as the 22nd field.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Whether a process runs this program.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, ClusterOptions, archive, image};
+use crate::inside::{is_first, started};
 use crate::metrics::Metrics;
 use crate::wait::eventually;
 use crate::wire::Capture;
@@ -230,13 +231,14 @@ impl KubeMesh {
         Ok(own.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect())
     }
 
-    /// One of them.
+    /// One that lasts: the first that was started, which is that of the sandbox.
     ///
     /// # Errors
-    /// The pod does not run on this node.
+    /// The pod does not run on this node, or shares the process namespace of its host.
     pub fn process_of(&self, node: usize, namespace: &str, pod: &str) -> Result<u32> {
-        let first = self.processes_of(node, namespace, pod)?.into_iter().next();
-        first.with_context(|| format!("{namespace}/{pod} has no process on node {node}"))
+        let all = self.processes_of(node, namespace, pod)?;
+        let lasting = all.into_iter().filter(|pid| is_first(*pid)).min_by_key(|pid| started(*pid));
+        lasting.with_context(|| format!("{namespace}/{pod} has no process on node {node}"))
     }
 
     /// Runs a command of this machine in a pod's network namespace; what it printed.

@@ -5,6 +5,7 @@
 
 mod kills;
 mod reboot;
+mod rolling;
 mod traffic;
 
 use std::collections::HashSet;
@@ -13,15 +14,12 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::cluster::{ClusterOptions, app_pod};
 use fairlead_tests::eventually;
-use fairlead_tests::kube::{KubeMesh, READY, SYSTEM};
+use fairlead_tests::kube::{KubeMesh, READY};
 use fairlead_tests::packets::Flow;
 
 use traffic::{Row, Target, Verdict, during};
 
 const NS: &str = "load";
-/// New connections a second to each of four targets while something is rolled: no more than the
-/// wire's observer keeps up with.
-const ROLLING_RATE: u32 = 250;
 /// In every path of what is allowed: on no wire may it be read.
 const MARKER: &str = "MARKER-kube-failures";
 
@@ -171,24 +169,7 @@ impl Scene {
 
 #[test]
 fn rolling_updates_fail_no_new_connection() -> Result<()> {
-    let scene = Scene::new(ROLLING_RATE)?;
-    let mesh = &scene.mesh;
-    for (event, what) in [
-        ("rollout of ds/fairlead-node", "daemonset/fairlead-node"),
-        ("rollout of deploy/fairlead-controller", "deployment/fairlead-controller"),
-    ] {
-        let outcome = scene.unharmed(event, || {
-            mesh.kubectl(&["rollout", "restart", "-n", SYSTEM, what])?;
-            mesh.wait_rollout(SYSTEM, what, READY)
-        });
-        if outcome.is_err() {
-            let log = mesh.node_log(1)?;
-            let own = log.lines().filter(|line| !line.contains("MARKER"));
-            own.take(80).for_each(|line| eprintln!("{line}"));
-        }
-        outcome?;
-    }
-    Ok(())
+    rolling::updates(&Scene::new(rolling::RATE)?)
 }
 
 #[test]

@@ -64,13 +64,17 @@ impl Bed {
 
     /// Starts the daemon of a node, the `generation`th.
     fn spawn(&self, node: usize, generation: usize) -> Result<()> {
+        self.spawn_with(node, generation, &[])
+    }
+
+    /// The same with further arguments.
+    fn spawn_with(&self, node: usize, generation: usize, more: &[&str]) -> Result<()> {
         let handover = self.socket(node, "handover").display().to_string();
         let instance = self.socket(node, &format!("instance{generation}")).display().to_string();
         let drain = format!("{}s", DRAIN.as_secs());
-        self.mesh.spawn_daemon_with(
-            node,
-            &["--handover-socket", &handover, "--instance-socket", &instance, "--drain", &drain],
-        )
+        let usual =
+            ["--handover-socket", &handover, "--instance-socket", &instance, "--drain", &drain];
+        self.mesh.spawn_daemon_with(node, &[&usual, more].concat())
     }
 
     /// Whether the `generation`th daemon of a node says of itself that it is ready.
@@ -87,10 +91,15 @@ impl Bed {
     /// Starts the `generation`th daemon beside the one that serves; the latter, when the new one is
     /// ready.
     fn replace(&self, node: usize, generation: usize) -> Result<Daemon> {
+        self.replace_with(node, generation, &[])
+    }
+
+    /// The same with further arguments for the new one.
+    fn replace_with(&self, node: usize, generation: usize, more: &[&str]) -> Result<Daemon> {
         let mut old = self.mesh.take_daemon(node)?;
         ensure!(self.is_ready(node, generation - 1)?, "the old one is not ready");
         let started = Instant::now();
-        self.spawn(node, generation)?;
+        self.spawn_with(node, generation, more)?;
         eventually("the successor to be ready", Duration::from_secs(20), || {
             Ok(self.is_ready(node, generation)?.then_some(()))
         })
@@ -278,4 +287,42 @@ fn a_daemon_that_comes_while_another_ends_gets_what_is_left() -> Result<()> {
     ensure!(bed.clients[0].get("http://server1/", &[])?.status() == 200);
     drop(held);
     Ok(())
+}
+
+#[test]
+fn a_daemon_that_lingers_is_ended_by_somebody_or_ends_with_its_successor() -> Result<()> {
+    const LINGER: &[&str] = &["--linger=60s"];
+    /// After a handover, connections may still come for two seconds; there are none.
+    const DRAINED: Duration = Duration::from_secs(4);
+    let bed = bed()?;
+    let works = || -> Result<()> {
+        ensure!(bed.clients[0].get("http://server1/", &[])?.status() == 200);
+        Ok(())
+    };
+    bed.replace_with(0, 1, LINGER)?.process().wait(END)?;
+
+    // Kubelet would start it again if it ended, and it would take everything back.
+    let mut lingering = bed.replace_with(0, 2, LINGER)?;
+    std::thread::sleep(DRAINED);
+    ensure!(lingering.process().alive(), "it ended by itself");
+    ensure!(!bed.is_ready(0, 1)?, "it is ready with nothing to serve");
+    works()?;
+    lingering.process().signal(Signal::TERM)?;
+    let ended = lingering.process().wait(END)?;
+    ensure!(ended.success(), "{ended}");
+    works()?;
+
+    // With its successor gone, whoever manages it is to start it again at once.
+    let mut lingering = bed.replace_with(0, 3, LINGER)?;
+    std::thread::sleep(DRAINED);
+    ensure!(lingering.process().alive(), "it ended by itself");
+    let mut successor = bed.mesh.take_daemon(0)?;
+    successor.process().signal(Signal::KILL)?;
+    let started = Instant::now();
+    let ended = lingering.process().wait(END)?;
+    eprintln!("ended {:?} after its successor: {ended}", started.elapsed());
+    ensure!(ended.success(), "{ended}");
+    bed.spawn(0, 4)?;
+    eventually("the next daemon to be ready", END, || Ok(bed.is_ready(0, 4)?.then_some(())))?;
+    works()
 }

@@ -105,14 +105,15 @@ fn run_logged(
         Some(path) => Successor::meet(path)?,
         None => Met::Nobody,
     };
-    let (successor, mut doors) = match met {
-        Met::Nobody => (None, Some(Doors::open(settings)?)),
-        Met::Vacant => (None, Some(Doors::take_over(settings)?)),
-        Met::Serving(successor) => {
+    let mut doors = match &met {
+        Met::Nobody => Some(Doors::open(settings)?),
+        Met::Vacant(_) => Some(Doors::take_over(settings)?),
+        Met::Serving(_) => {
             tracing::info!("another daemon serves this node: taking over from it");
-            (Some(successor), None)
+            None
         }
     };
+    let alone = !matches!(met, Met::Serving(_));
     if let Source::Directory(dir) = &settings.source {
         ensure!(
             dir.is_dir(),
@@ -128,7 +129,7 @@ fn run_logged(
         )
     })?;
     let features = open::kernel_features()?;
-    let capture = open::capture(settings, successor.is_some())?;
+    let capture = open::capture(settings, !alone)?;
 
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -218,10 +219,9 @@ fn run_logged(
         table,
         supervisor: supervisor.clone(),
     };
-    let alone = successor.is_none();
     let (tell, mut taken) = oneshot::channel();
     let ready = readiness.clone();
-    let mut enroller = parts.start(successor, move || {
+    let mut enroller = parts.start(met, move || {
         if alone {
             ready.started();
             tracing::info!("ready");

@@ -20,7 +20,7 @@ use crate::cni::{self, Answers, Assigned};
 use crate::configuration::Report;
 use crate::discovery::Locator;
 use crate::enrolment::{Enrolment, Surroundings, Table};
-use crate::handover::Successor;
+use crate::handover::{Met, Successor};
 use crate::settings::{Settings, UnknownNetns};
 use crate::supervise::Supervisor;
 
@@ -83,7 +83,7 @@ impl Parts {
     /// The kernel gives no thread.
     pub(crate) fn start(
         &self,
-        successor: Option<Successor>,
+        met: Met,
         first: impl FnOnce() + Send + 'static,
     ) -> anyhow::Result<Enroller> {
         // One waiting message stands for all changes: the thread looks at the newest snapshot.
@@ -96,6 +96,11 @@ impl Parts {
         let enrolment = Enrolment::new(self.surroundings()).with_table(Arc::clone(&self.table));
         let passes = enrolment.passes();
         let report = Arc::clone(&self.report);
+        let (successor, mut predecessor) = match met {
+            Met::Nobody => (None, None),
+            Met::Vacant(predecessor) => (None, Some(predecessor)),
+            Met::Serving(successor) => (Some(successor), None),
+        };
         let taking = successor.map(|successor| Taking {
             successor,
             report: Arc::clone(&self.report),
@@ -117,13 +122,18 @@ impl Parts {
                     }
                 }
                 let mut enrolment = enrolment;
-                if let Some(taking) = taking
-                    && let Err(error) = taking.run(&mut enrolment, &told)
-                {
-                    supervisor.end("handover", format!("{error:#}"));
-                    return;
+                if let Some(taking) = taking {
+                    match taking.run(&mut enrolment, &told) {
+                        Ok(line) => predecessor = Some(line),
+                        Err(error) => {
+                            supervisor.end("handover", format!("{error:#}"));
+                            return;
+                        }
+                    }
                 }
                 enrolment.run(&told, first);
+                // Who served before may be waiting for this daemon's end.
+                drop(predecessor);
             })
             .context("starting the enrolment thread")?;
         Ok(Enroller { changed, passes, plugins: None, _subscription: subscription, thread })
@@ -172,11 +182,12 @@ struct Taking {
 }
 
 impl Taking {
-    fn run(mut self, enrolment: &mut Enrolment, told: &Receiver<()>) -> anyhow::Result<()> {
+    /// Takes over; the line to the predecessor.
+    fn run(mut self, enrolment: &mut Enrolment, told: &Receiver<()>) -> anyhow::Result<Successor> {
         let begun = Instant::now();
         while !self.report.lock().current && begun.elapsed() < CURRENT {
             if told.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected) {
-                return Ok(());
+                return Ok(self.successor);
             }
         }
         self.certificates();
@@ -206,13 +217,13 @@ impl Taking {
             }
             let wait = next.saturating_duration_since(now).min(LOOK);
             if told.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
-                return Ok(());
+                return Ok(self.successor);
             }
         }
         self.successor.taken()?;
         self.capture.take_hold()?;
         tracing::info!(took = ?started.elapsed(), "all pods are taken over");
-        Ok(())
+        Ok(self.successor)
     }
 
     /// Has the certificates of the node's pods, so that their first connections do not wait.

@@ -15,7 +15,8 @@
 //!                                back      (it took too long; the predecessor goes on)
 //! ```
 //!
-//! Until `taken` the predecessor accepts at all of its listeners, and what comes to them is
+//! The stream stays open until the successor stops serving: a predecessor that nobody ends waits for
+//! that (`--linger`). Until `taken` the predecessor accepts at all of its listeners, and what comes to them is
 //! carried; when the stream ends before, it enrols its pods again.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -56,7 +57,7 @@ pub(crate) enum Met {
     /// Nobody.
     Nobody,
     /// One that is ending, and has just let go of everything.
-    Vacant,
+    Vacant(Successor),
     /// One that serves.
     Serving(Successor),
 }
@@ -97,7 +98,7 @@ impl Successor {
         let hello = format!("{HELLO}{}", fairlead_capture::ABI_VERSION);
         match this.ask(&hello)?.as_str() {
             "beside" => Ok(Met::Serving(this)),
-            "vacant" | "" => Ok(Met::Vacant),
+            "vacant" | "" => Ok(Met::Vacant(this)),
             other => bail!("the daemon that serves this node answered {other:?}"),
         }
     }
@@ -237,7 +238,7 @@ mod tests {
     fn serving(met: anyhow::Result<Met>) -> Successor {
         match met.unwrap() {
             Met::Serving(successor) => successor,
-            Met::Nobody | Met::Vacant => panic!("nobody serves"),
+            Met::Nobody | Met::Vacant(_) => panic!("nobody serves"),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::configuration::Configuration;
 use crate::enroller::{Enroller, Parts};
-use crate::handover::{Offer, PREPARE_PATIENCE, Server, TAKE_PATIENCE};
+use crate::handover::{Met, Offer, PREPARE_PATIENCE, Server, TAKE_PATIENCE};
 use crate::readiness::Readiness;
 use crate::runtime::DataRuntime;
 use crate::signals::{Asked, Signals};
@@ -47,10 +47,8 @@ pub(crate) struct Life<'a> {
 
 /// What became of a successor.
 enum Outcome {
-    /// It serves.
-    HandedOver,
-    /// It speaks another version: everything was let go for it to begin alone.
-    Vacated,
+    /// It serves, or begins as if alone, as its maps are others. The line ends when it does.
+    HandedOver(Offer),
     /// It has gone; enrolment goes on.
     TakenBack(Enroller),
 }
@@ -63,12 +61,15 @@ impl Life<'_> {
         ends: &mut Receiver<Fatal>,
         mut enroller: Enroller,
     ) -> anyhow::Result<End> {
+        let mut successor = None;
         let end = loop {
             tokio::select! {
                 fatal = ends.recv() => return Err(failed(fatal)),
                 offer = next(self.server.as_ref()) => match self.hand_over(offer, enroller).await? {
-                    Outcome::HandedOver => break End::HandedOver,
-                    Outcome::Vacated => break End::Stopped,
+                    Outcome::HandedOver(line) => {
+                        successor = Some(line);
+                        break End::HandedOver;
+                    }
                     Outcome::TakenBack(again) => enroller = again,
                 },
                 asked = signals.next() => match asked {
@@ -84,7 +85,14 @@ impl Life<'_> {
                 },
             }
         };
-        self.drain(&mut signals, end).await;
+        let linger = self.parts.settings.run.linger;
+        let asked = self.drain(&mut signals, end).await;
+        if let Some(successor) = successor
+            && !asked
+            && !linger.is_zero()
+        {
+            stay(&mut signals, successor, linger).await;
+        }
         Ok(end)
     }
 
@@ -95,7 +103,7 @@ impl Life<'_> {
             self.readiness.draining();
             freeze(enroller).await;
             self.vacate(&mut offer).await;
-            return Ok(Outcome::Vacated);
+            return Ok(Outcome::HandedOver(offer));
         }
         tracing::info!("a successor has come");
         self.configuration.let_state_go().await;
@@ -110,7 +118,7 @@ impl Life<'_> {
                 self.readiness.draining();
                 self.let_go();
                 offer.say("yours").await;
-                return Ok(Outcome::HandedOver);
+                return Ok(Outcome::HandedOver(offer));
             }
         }
         tracing::error!("the successor did not come about: going on");
@@ -121,7 +129,7 @@ impl Life<'_> {
         let enroller = match serving {
             Some(enroller) => enroller,
             None => {
-                let mut enroller = self.parts.start(None, || {
+                let mut enroller = self.parts.start(Met::Nobody, || {
                     tracing::info!("the pods of this node are taken back");
                 })?;
                 self.parts.serve_plugins(&mut enroller)?;
@@ -146,8 +154,8 @@ impl Life<'_> {
         offer.say("vacant").await;
     }
 
-    /// What is under way gets its time.
-    async fn drain(mut self, signals: &mut Signals, end: End) {
+    /// What is under way gets its time. Whether somebody has asked for the end.
+    async fn drain(mut self, signals: &mut Signals, end: End) -> bool {
         if let Some(assigned) = &self.parts.assigned {
             assigned.fall_silent();
         }
@@ -173,17 +181,30 @@ impl Life<'_> {
                         }
                         Err(error) => tracing::error!(%error, "draining failed"),
                     }
-                    break;
+                    return asked_before;
                 }
                 asked = signals.next() => {
                     if asked == Asked::End && asked_before {
                         tracing::warn!("second signal: ending at once");
-                        break;
+                        return true;
                     }
                     asked_before |= asked == Asked::End;
                 }
                 mut offer = next(server.as_ref()) => self.vacate(&mut offer).await,
             }
+        }
+    }
+}
+
+/// Stays with nothing to do. Whoever starts ended daemons again would have this one take everything
+/// back, and may end it, before it knows of the successor, while it serves.
+async fn stay(signals: &mut Signals, mut successor: Offer, linger: Duration) {
+    tracing::info!(?linger, "waiting to be ended, or for the successor to end");
+    let over = async { while signals.next().await != Asked::End {} };
+    tokio::select! {
+        () = over => {}
+        said = successor.hear(linger) => {
+            tracing::info!(?said, "the successor has ended, or it took too long: ending");
         }
     }
 }

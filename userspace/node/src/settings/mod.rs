@@ -25,6 +25,8 @@ const MIN_TTL: Duration = Duration::from_secs(5);
 const MAX_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Longest wait for connections at the end.
 const MAX_DRAIN: Duration = Duration::from_secs(3600);
+/// Longest time for which a daemon that has handed over stays.
+const MAX_LINGER: Duration = Duration::from_secs(3600);
 
 /// Most connections that can be asked for.
 const MAX_CONNECTIONS: usize = 10_000_000;
@@ -152,6 +154,9 @@ pub struct RunSettings {
     pub workers: usize,
     /// How long connections may go on after SIGTERM.
     pub drain: Duration,
+    /// How long a daemon that has handed over stays at most when it has drained: until somebody ends
+    /// it, or its successor ends.
+    pub linger: Duration,
     /// Connections carried at the same time.
     pub max_connections: usize,
 }
@@ -256,6 +261,7 @@ impl Settings {
             run: RunSettings {
                 workers: run.workers.unwrap_or(1),
                 drain: run.drain.map_or(Duration::from_secs(30), |s| s.0),
+                linger: run.linger.map_or(Duration::ZERO, |s| s.0),
                 max_connections: run.max_connections.unwrap_or(250_000),
             },
             log: LogSettings {
@@ -294,6 +300,9 @@ impl Settings {
         }
         if self.run.drain > MAX_DRAIN {
             return Err(value("--drain", "1h at most"));
+        }
+        if self.run.linger > MAX_LINGER {
+            return Err(value("--linger", "1h at most"));
         }
         if self.metrics == Some(self.admin) {
             return Err(value("--metrics-address", "this is the address of --admin"));

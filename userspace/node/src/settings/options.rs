@@ -268,6 +268,12 @@ pub struct RunOptions {
     #[arg(long, value_name = "DURATION", env = "FAIRLEAD_DRAIN")]
     pub drain: Option<Span>,
 
+    /// How long a daemon that another one has taken over from stays when it has drained, until it is
+    /// ended or its successor is. Where ended daemons are started again (kubelet), it would take
+    /// everything back otherwise [default: 0s]
+    #[arg(long, value_name = "DURATION", env = "FAIRLEAD_LINGER")]
+    pub linger: Option<Span>,
+
     /// Where a daemon that is started while this one runs takes over from it, so that no
     /// connection is refused [default: /run/fairlead/handover.sock with a controller, nowhere
     /// without]
@@ -372,6 +378,7 @@ impl Options {
             run: RunOptions {
                 workers: self.run.workers.or(file.run.workers),
                 drain: self.run.drain.or(file.run.drain),
+                linger: self.run.linger.or(file.run.linger),
                 handover_socket: self.run.handover_socket.or(file.run.handover_socket),
                 instance_socket: self.run.instance_socket.or(file.run.instance_socket),
                 max_connections: self.run.max_connections.or(file.run.max_connections),

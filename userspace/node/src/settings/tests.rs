@@ -37,7 +37,12 @@ fn defaults() {
     assert_eq!(settings.identity.ttl, Duration::from_secs(3600));
     assert_eq!(settings.capture.unknown_netns, UnknownNetns::Pass);
     assert_eq!(settings.admin, "127.0.0.1:15000".parse().unwrap());
-    let run = RunSettings { workers: 1, drain: Duration::from_secs(30), max_connections: 250_000 };
+    let run = RunSettings {
+        workers: 1,
+        drain: Duration::from_secs(30),
+        linger: Duration::ZERO,
+        max_connections: 250_000,
+    };
     assert_eq!(settings.run, run);
     assert!(!settings.capture.kernel_log);
     assert_eq!(settings.log.access_log_file, None);
@@ -59,6 +64,7 @@ fn every_flag_reaches_its_setting() {
         "--kernel-log",
         "--workers=2",
         "--drain=1m30s",
+        "--linger=2m",
         "--handover-socket=/run/h.sock",
         "--instance-socket=/run/i.sock",
         "--max-connections=9",
@@ -87,7 +93,12 @@ fn every_flag_reaches_its_setting() {
         metrics: Some("0.0.0.0:10".parse().unwrap()),
         handover: Some("/run/h.sock".into()),
         instance: Some("/run/i.sock".into()),
-        run: RunSettings { workers: 2, drain: Duration::from_secs(90), max_connections: 9 },
+        run: RunSettings {
+            workers: 2,
+            drain: Duration::from_secs(90),
+            linger: Duration::from_secs(120),
+            max_connections: 9,
+        },
         log: LogSettings {
             level: "debug".into(),
             format: LogFormat::Json,
@@ -159,7 +170,7 @@ capture:
   unknownNetns: refuse
   maxFlows: 100
   kernelLog: true
-run: {workers: 2, drain: 1m30s, maxConnections: 9}
+run: {workers: 2, drain: 1m30s, linger: 2m, maxConnections: 9}
 log: {level: debug, format: json, accessLogFile: /dev/stdout}
 ";
 
@@ -176,6 +187,7 @@ fn a_file_says_the_same_and_flags_come_before_it() {
     let both = Settings::resolve(options(&flags)).unwrap();
     assert_eq!(both.node, "flag");
     assert_eq!((both.run.workers, both.run.drain), (3, Duration::from_secs(90)));
+    assert_eq!(both.run.linger, Duration::from_secs(120));
     assert_eq!((both.run.max_connections, both.capture.max_flows), (9, 100));
     assert!(both.capture.kernel_log);
     assert_eq!(both.identity.ttl, Duration::from_secs(3600));
@@ -192,6 +204,7 @@ fn what_is_wrong_is_named() {
         (&["--max-connections=0"], "--max-connections"),
         (&["--max-flows=0"], "--max-flows"),
         (&["--drain=2h"], "--drain"),
+        (&["--linger=2h"], "--linger"),
         (&["--node="], "--node"),
         (&["--controller=a:1", "--config-dir=/c"], "one of the two"),
         (&["--ca-address=a:1", "--ca-dir=/c"], "one of the two"),

@@ -14,10 +14,10 @@ use fairlead_tests::{Load, Reply};
 use crate::common::seconds;
 
 const NS: &str = "shop";
-/// Pods that live half a second: in a usual run, and in a soak.
+/// Jobs whose pods live half a second: in a usual run, and in a soak.
 const SHORT_LIVES: [u64; 2] = [60, 500];
 /// So many of them side by side.
-const SIDE_BY_SIDE: u64 = 10;
+const SIDE_BY_SIDE: u64 = 20;
 /// What kubectl applies is in force within.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -241,37 +241,50 @@ fn accepted(mesh: &KubeMesh, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Each does one request to a STRICT server and ends: none fails, none hangs.
+/// Jobs of one request to a STRICT server each: none fails, none hangs.
 fn short_lives(mesh: &KubeMesh) -> Result<()> {
     let [usual, soak] = SHORT_LIVES;
     let lives = if seconds(0) > 0 { soak } else { usual };
     let hits = |reply: &Reply| reply.0["json"]["hits"].as_u64().context("no hits");
     let before = hits(&mesh.get(NS, "client", "http://server/", &[])?)?;
     let start = Instant::now();
-    mesh.apply(&format!(
-        "apiVersion: batch/v1\n\
-         kind: Job\n\
-         metadata: {{name: short, namespace: {NS}}}\n\
-         spec:\n\
-         \x20 completions: {lives}\n\
-         \x20 parallelism: {SIDE_BY_SIDE}\n\
-         \x20 backoffLimit: 0\n\
-         \x20 template:\n\
-         \x20   spec: {{restartPolicy: Never, containers: [{}]}}\n",
-        container(&["get", "http://server/", "--fail"], "")
-    ))?;
-    let limit = Duration::from_secs(lives * 3).max(READY);
-    let what = ["job/short"];
-    let ended = mesh.wait(NS, &what, "condition=Complete", limit);
-    let job = mesh.json(&["get", "job", "short", "-n", NS])?;
-    ended.with_context(|| job["status"].to_string())?;
-    ensure!(job["status"]["succeeded"] == lives, "{}", job["status"]);
-    ensure!(job["status"]["failed"].as_u64().unwrap_or(0) == 0, "{}", job["status"]);
+    for lot in 0..lives / SIDE_BY_SIDE {
+        mesh.apply(&(0..SIDE_BY_SIDE).map(|number| job(lot, number)).collect::<String>())?;
+        let all = format!("--selector=lot=lot-{lot}");
+        let ended = mesh.wait(NS, &["job", &all], "condition=Complete", READY);
+        let jobs = mesh.json(&["get", "job", &all, "-n", NS])?;
+        ended.with_context(|| jobs["items"].to_string())?;
+        for job in jobs["items"].as_array().context("no list")? {
+            let status = &job["status"];
+            let failed = status["failed"].as_u64().unwrap_or(0);
+            ensure!(
+                status["succeeded"] == 1 && failed == 0,
+                "{}: {status}",
+                job["metadata"]["name"]
+            );
+        }
+        mesh.kubectl(&["delete", "job", &all, "-n", NS, "--wait=false"])?;
+    }
     let took = start.elapsed();
     let after = hits(&mesh.get(NS, "client", "http://server/", &[])?)?;
-    ensure!(after - before == lives + 1, "{} requests of {lives} pods came", after - before - 1);
-    eprintln!("{lives} pods with one request each: {lives} successes in {took:?}");
-    mesh.kubectl(&["delete", "job", "short", "-n", NS, "--wait=false"]).map(drop)
+    ensure!(after - before == lives + 1, "{} requests of {lives} Jobs came", after - before - 1);
+    eprintln!("{lives} Jobs with one request each: {lives} successes in {took:?}");
+    Ok(())
+}
+
+/// One of a lot of Jobs that are made together.
+fn job(lot: u64, number: u64) -> String {
+    format!(
+        "apiVersion: batch/v1\n\
+         kind: Job\n\
+         metadata: {{name: short-{lot}-{number}, namespace: {NS}, labels: {{lot: lot-{lot}}}}}\n\
+         spec:\n\
+         \x20 backoffLimit: 0\n\
+         \x20 template:\n\
+         \x20   spec: {{restartPolicy: Never, containers: [{}]}}\n\
+         ---\n",
+        container(&["get", "http://server/", "--fail"], "")
+    )
 }
 
 /// All pods of a deployment are replaced under load, and no request fails.

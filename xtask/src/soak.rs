@@ -16,7 +16,7 @@ const LONG: &[&str] = &["rotation_under", "race::first", "churn::", "many_idle"]
 /// Examples:
 ///   cargo xtask soak --for 10m
 ///   cargo xtask soak --for 2h --filter rotation
-///   cargo xtask soak --filter kube_workloads   # on a cluster: 500 Jobs' pods; by count, not by time
+///   cargo xtask soak --filter kube_workloads   # on a cluster: 500 Jobs; by count, not by time
 ///   cargo xtask soak --filter kube_failures    # five boots of a node with 200 pods on it
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]

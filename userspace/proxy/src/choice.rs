@@ -42,7 +42,7 @@ impl Family {
     /// The endpoint's address in this family, where its pod has one: the server then sees the
     /// client's address of the same family, as it would without a mesh.
     pub(crate) fn address(self, endpoint: &Endpoint) -> SocketAddr {
-        let addr = endpoint.addr;
+        let addr = endpoint.addr();
         if Self::of(addr) == self {
             return addr;
         }
@@ -58,7 +58,7 @@ pub(crate) struct Chosen {
     pub(crate) index: usize,
     pub(crate) addr: SocketAddr,
     pub(crate) workload: Option<Arc<Workload>>,
-    _load: Option<LoadGuard>,
+    _load: Option<LoadGuard<Arc<Endpoint>>>,
 }
 
 impl Choice {
@@ -134,7 +134,7 @@ impl Choice {
                     index,
                     addr: family.address(endpoint),
                     workload: endpoint.workload.clone(),
-                    _load: Some(endpoint.load.enter()),
+                    _load: Some(LoadGuard::enter(Arc::clone(endpoint))),
                 })
             }
             Self::Direct { addr, workload, .. } => {

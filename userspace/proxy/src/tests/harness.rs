@@ -18,7 +18,7 @@ use fairlead_identity::{CaDirectory, IdentityStore, StoreSettings};
 use fairlead_policy::authz::{
     Action, AuthzSet, Operation, Policy, PolicyName, PrincipalMatch, Rule, Source, Values,
 };
-use fairlead_policy::balance::{BalancerState, Load, LoadBalancer};
+use fairlead_policy::balance::{BalancerState, LoadBalancer};
 use fairlead_policy::matcher::StringMatch;
 use fairlead_policy::route::{ClusterId, HttpRouteTable, TcpRouteTable};
 use fairlead_telemetry::Telemetry;
@@ -445,13 +445,7 @@ impl World {
         let id = ClusterId(self.next_cluster);
         let endpoints = endpoints
             .iter()
-            .map(|(pod, addr)| {
-                Arc::new(Endpoint {
-                    addr: *addr,
-                    workload: Some(Arc::clone(&pod.workload)),
-                    load: Load::default(),
-                })
-            })
+            .map(|(pod, addr)| Arc::new(Endpoint::new(*addr, Some(Arc::clone(&pod.workload)))))
             .collect();
         let cluster = Cluster {
             id,

@@ -9,6 +9,8 @@ use fairlead_identity::{CertificateError, PeerRefusal};
 use fairlead_types::{Refusal, ResponseFlags};
 use http::StatusCode;
 
+/// What a timeout of the TCP connection was waiting for.
+pub(super) const CONNECTION: &str = "the TCP connection";
 /// What a timeout of the TLS handshake was waiting for.
 pub(super) const HANDSHAKE: &str = "the TLS handshake";
 
@@ -84,6 +86,12 @@ pub enum TransportError {
 }
 
 impl TransportError {
+    /// Whether nobody answered at the address, or the connection was refused: what a packet filter
+    /// does.
+    pub(super) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Timeout { what: CONNECTION, .. })
+    }
+
     /// The class for `istio_tcp_connections_failed_total`.
     #[must_use]
     pub fn refusal(&self) -> Refusal {

@@ -68,6 +68,17 @@ pub const BULK: u64 = 8 * 1024 * 1024;
 pub const BULK_WITHIN: Duration = Duration::from_secs(1);
 /// With so many sessions to a destination, bulk streams share theirs after all.
 pub const BULK_SESSIONS: usize = 8;
+/// While new streams come, the way to their destination is walked again when so much time has
+/// passed, and up to [`PATH_SPREAD`] more.
+pub const PATH_DUE: Duration = Duration::from_secs(20);
+/// See [`PATH_DUE`].
+pub const PATH_SPREAD: Duration = Duration::from_secs(10);
+/// After so long a time without success, no new stream goes over sessions from before.
+pub const PATH_STALE: Duration = Duration::from_secs(90);
+/// So many times in a row nothing answers at a destination, or it refuses, before that counts.
+pub const PATH_ATTEMPTS: usize = 2;
+/// Pause between them.
+pub const PATH_RETRY: Duration = Duration::from_secs(1);
 /// A session without a stream is closed after this time.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A session over which nothing came for this long is asked whether it is alive.

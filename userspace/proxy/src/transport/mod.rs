@@ -18,6 +18,7 @@ mod inbound;
 pub mod limits;
 mod meta;
 mod outbound;
+mod path;
 mod pool;
 mod relay;
 mod round;

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::error::TransportError;
+use super::path::{Known, Path};
 use super::session::{self, Place, Session};
 use super::{Target, Wire, limits};
 
@@ -70,6 +71,7 @@ struct Group {
     /// The last failed dial: those who waited for it share its outcome.
     failed: Mutex<Option<(Instant, TransportError)>>,
     freed: Arc<Notify>,
+    path: Path,
 }
 
 /// What the admin API shows of one destination.
@@ -109,10 +111,16 @@ impl Pool {
     pub(super) async fn place(
         &self,
         target: &Target,
-        identity: &IdentityStore,
+        identity: &Arc<IdentityStore>,
     ) -> Result<Place, TransportError> {
         let group = self.group(target.key());
-        match group.find() {
+        let now = Instant::now();
+        match group.path.known(now) {
+            Known::Fresh => {}
+            Known::Due => group.walk(target, identity),
+            Known::Stale => group.leave(),
+        }
+        match group.find(now) {
             Some(place) => Ok(place),
             None => match timeout(limits::PLACE_TIMEOUT, group.dial(target, identity)).await {
                 Ok(result) => result,
@@ -128,7 +136,9 @@ impl Pool {
     pub(super) fn has_session(&self, target: &Target) -> bool {
         let now = Instant::now();
         let shard = self.shard(target.key()).read();
-        shard.get(target.key()).is_some_and(|g| g.sessions.load().iter().any(|s| s.is_open(now)))
+        shard.get(target.key()).is_some_and(|g| {
+            g.path.known(now) != Known::Stale && g.sessions.load().iter().any(|s| s.is_open(now))
+        })
     }
 
     /// Lets go of sessions that are idle, dead or retired; those with streams end with them.
@@ -197,13 +207,13 @@ impl Group {
             dialing: tokio::sync::Mutex::new(()),
             failed: Mutex::new(None),
             freed: Arc::new(Notify::new()),
+            path: Path::new(),
         }
     }
 
     /// A place on the first session that has one: few full sessions make larger rounds than many
     /// sparse ones. Sessions with bulk streams are left to them as long as there may be more.
-    fn find(&self) -> Option<Place> {
-        let now = Instant::now();
+    fn find(&self, now: Instant) -> Option<Place> {
         let sessions = self.sessions.load();
         let share = sessions.len() >= limits::BULK_SESSIONS;
         let open = || sessions.iter().filter(|s| s.is_open(now));
@@ -227,7 +237,7 @@ impl Group {
     ) -> Result<Place, TransportError> {
         let since = Instant::now();
         let _dialing = self.dialing.lock().await;
-        if let Some(place) = self.find() {
+        if let Some(place) = self.find(Instant::now()) {
             return Ok(place);
         }
         if let Some((when, error)) = &*self.failed.lock()
@@ -239,13 +249,7 @@ impl Group {
         if self.sessions.load().len() >= limits::SESSIONS_PER_DESTINATION {
             return self.wait_for_place().await;
         }
-        let result = async {
-            let certificate =
-                identity.certificate_within(target.source(), limits::CERTIFICATE_TIMEOUT).await?;
-            session::dial(target, &certificate, self.freed.clone()).await
-        }
-        .await;
-        match result {
+        match self.open(target, identity).await {
             Ok(session) => {
                 let place = session.place().ok_or(TransportError::Overload(
                     "the peer allows no stream on a new session",
@@ -265,11 +269,63 @@ impl Group {
         }
     }
 
+    /// One more session, of which the pool knows nothing yet.
+    async fn open(
+        &self,
+        target: &Target,
+        identity: &IdentityStore,
+    ) -> Result<Arc<Session>, TransportError> {
+        let certificate =
+            identity.certificate_within(target.source(), limits::CERTIFICATE_TIMEOUT).await?;
+        let session = session::dial(target, &certificate, self.freed.clone()).await?;
+        self.path.walked();
+        Ok(session)
+    }
+
+    /// No new stream starts on the sessions of now.
+    fn leave(&self) {
+        self.sessions.load().iter().for_each(|session| session.leave());
+    }
+
+    /// Walks the way to the destination again, beside what goes on.
+    fn walk(self: &Arc<Self>, target: &Target, identity: &Arc<IdentityStore>) {
+        if !self.path.walk() {
+            return;
+        }
+        let (group, target, identity) = (Arc::clone(self), target.clone(), Arc::clone(identity));
+        tokio::spawn(async move {
+            let _walk = group.path.walk_ends();
+            let to = target.connect_to();
+            for attempt in 1.. {
+                match group.open(&target, &identity).await {
+                    // What is open carries larger rounds than one more session would.
+                    Ok(_) => return,
+                    Err(error) if !error.is_unreachable() => {
+                        // Somebody is there. Whether it is still whom the sessions are for will show.
+                        tracing::debug!(%to, %error, "the way to a destination was not walked");
+                        tokio::time::sleep(limits::PATH_DUE).await;
+                        return;
+                    }
+                    Err(error) if attempt == limits::PATH_ATTEMPTS => {
+                        tracing::info!(
+                            %to, source = %target.source(), %error,
+                            "a destination cannot be reached any more: its sessions take no new \
+                             streams"
+                        );
+                        group.leave();
+                        return;
+                    }
+                    Err(_) => tokio::time::sleep(limits::PATH_RETRY).await,
+                }
+            }
+        });
+    }
+
     async fn wait_for_place(&self) -> Result<Place, TransportError> {
         let wait = async {
             loop {
                 let freed = self.freed.notified();
-                if let Some(place) = self.find() {
+                if let Some(place) = self.find(Instant::now()) {
                     return place;
                 }
                 freed.await;

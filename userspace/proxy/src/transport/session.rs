@@ -21,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::drive::{Keepalive, Turn};
-use super::error::{HANDSHAKE, TransportError};
+use super::error::{CONNECTION, HANDSHAKE, TransportError};
 use super::limits;
 use super::round::{Inner, Round, RoundIo};
 use super::{Target, Wire};
@@ -85,7 +85,7 @@ impl Place {
 
     /// The session takes no stream after this one; streams that are open go on.
     pub(super) fn leave(&self) {
-        self.session.state.leaving.store(true, Ordering::Release);
+        self.session.leave();
     }
 
     /// The stream moves much at once. From now on new streams go elsewhere, so that its bytes do
@@ -113,6 +113,11 @@ impl Session {
             && !self.state.leaving.load(Ordering::Acquire)
             && now < self.retire_at
             && self.state.started.load(Ordering::Relaxed) < limits::STREAMS_IN_LIFETIME
+    }
+
+    /// The session takes no new stream; those that are open go on.
+    pub(super) fn leave(&self) {
+        self.state.leaving.store(true, Ordering::Release);
     }
 
     /// Whether nothing has used it for `limits::IDLE_TIMEOUT`.
@@ -171,7 +176,7 @@ async fn connect(target: &Target) -> Result<TcpStream, TransportError> {
         Ok(result) => result.map_err(failed)?,
         Err(_) => {
             return Err(TransportError::Timeout {
-                what: "the TCP connection",
+                what: CONNECTION,
                 limit: limits::CONNECT_TIMEOUT,
             });
         }

@@ -7,6 +7,7 @@ mod hbone;
 mod hostile;
 mod identity;
 mod load;
+mod path;
 mod request;
 mod support;
 mod tunnel;

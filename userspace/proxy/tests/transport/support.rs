@@ -339,6 +339,17 @@ impl Server {
         self.accepted.load(Ordering::Relaxed)
     }
 
+    /// Takes no more connections; those that are open go on.
+    pub async fn stop_listening(&self) {
+        self.task.abort();
+        within("the end of the listener", async {
+            while !self.task.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Waits for the first session that did not end well.
     pub async fn error(&self) -> TransportError {
         within("an error of the server", async {

@@ -30,14 +30,14 @@ pub use mesh_config::{
     AccessLogEncoding, ConfigSource, ExtensionProvider, MeshConfig, MeshTls, OutboundTrafficPolicy,
     OutboundTrafficPolicyMode, PathNormalization, PathNormalizationType, ProxyDefaults,
 };
-pub use meta::{Object, ObjectMeta, OwnerReference, StringMap};
+pub use meta::{Object, ObjectMeta, OwnerReference};
 pub use resource::{Kind, ObjectKey, Resource};
 pub use status::{
     Condition, ConditionStatus, MessageLevel, MessageType, ResourceStatus, ValidationMessage,
 };
 pub use value::{
-    IntOrString, MAX_DURATION, Percent, PolicyTargetReference, ProtoDuration, StringMatch,
-    WorkloadSelector, parse_duration,
+    IntOrString, MAX_DURATION, Percent, PolicyTargetReference, ProtoDuration, StringMap,
+    StringMatch, WorkloadSelector, parse_duration,
 };
 
 #[cfg(test)]

@@ -1,11 +1,8 @@
 //! What every object carries: Kubernetes `metadata`, and the envelope of Istio's kinds.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
-/// Labels, annotations and other string maps, ordered so that equal maps compare and print alike.
-pub type StringMap = BTreeMap<String, String>;
+use crate::StringMap;
 
 /// Kubernetes `ObjectMeta` (`meta/v1`), the fields that a mesh reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -3,6 +3,7 @@
 //! Everything is in a stable order, and clusters are named instead of numbered. The values of headers
 //! that hold secrets as a rule (`authorization`, cookies, API keys) are left out.
 
+use fairlead_policy::balance::Candidate as _;
 use fairlead_policy::filter::HttpFilters;
 use fairlead_policy::filter::headers::{HeaderOps, is_secret};
 use fairlead_policy::matcher::{HeaderKey, StringMatch};
@@ -352,9 +353,9 @@ fn cluster(cluster: &Cluster) -> Value {
         .iter()
         .map(|endpoint| {
             said([
-                ("address", endpoint.addr.to_string().into()),
+                ("address", endpoint.addr().to_string().into()),
                 ("workload", endpoint.workload.as_ref().map(|w| w.id.as_str()).into()),
-                ("active", endpoint.load.active().into()),
+                ("active", endpoint.load().active().into()),
             ])
         })
         .collect();

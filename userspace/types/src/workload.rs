@@ -1,6 +1,5 @@
 //! Names and labels of workloads.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -36,13 +35,14 @@ impl fmt::Debug for WorkloadId {
 
 /// Kubernetes labels, ordered so that equal sets compare and print equally.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Labels(BTreeMap<Box<str>, Box<str>>);
+pub struct Labels(Box<[(Box<str>, Box<str>)]>);
 
 impl Labels {
     /// The value of one label.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(AsRef::as_ref)
+        let at = self.0.binary_search_by(|(own, _)| (**own).cmp(key)).ok()?;
+        self.0.get(at).map(|(_, value)| &**value)
     }
 
     /// Whether every label of `selector` is here with the same value; an empty selector matches
@@ -66,6 +66,12 @@ impl Labels {
 
 impl<K: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(iter: I) -> Self {
-        Self(iter.into_iter().map(|(k, v)| (k.into(), v.into())).collect())
+        let mut labels: Vec<(Box<str>, Box<str>)> =
+            iter.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        // Of several values of a key the last counts: it comes first, and the first of equals stays.
+        labels.reverse();
+        labels.sort_by(|(a, _), (b, _)| a.cmp(b));
+        labels.dedup_by(|(a, _), (b, _)| a == b);
+        Self(labels.into())
     }
 }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::Protocol;
+use super::endpoints::Endpoints;
 use crate::ObjectMeta;
 
 /// Some endpoints of a service, which the label `kubernetes.io/service-name` names.
@@ -14,7 +15,7 @@ pub struct EndpointSlice {
     /// What the addresses are.
     pub address_type: AddressType,
     /// Endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Ports of every endpoint.
     pub ports: Vec<EndpointPort>,
 }
@@ -43,26 +44,6 @@ pub enum AddressType {
     Fqdn,
 }
 
-/// `Endpoint`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Endpoint {
-    /// Addresses, all of the same endpoint.
-    pub addresses: Vec<String>,
-    /// Conditions.
-    pub conditions: EndpointConditions,
-    /// First label of its DNS name.
-    pub hostname: String,
-    /// Node that runs it.
-    pub node_name: String,
-    /// Zone that it is in.
-    pub zone: String,
-    /// The object behind it, as a rule a pod.
-    pub target_ref: Option<ObjectReference>,
-    /// Zones that should use it.
-    pub hints: Option<EndpointHints>,
-}
-
 /// `EndpointConditions`; what is not given counts as Kubernetes says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -73,34 +54,6 @@ pub struct EndpointConditions {
     pub serving: Option<bool>,
     /// Is going away; false if absent.
     pub terminating: Option<bool>,
-}
-
-/// `ObjectReference`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct ObjectReference {
-    /// Kind.
-    pub kind: String,
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-/// `EndpointHints`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct EndpointHints {
-    /// Zones.
-    pub for_zones: Vec<ForZone>,
-}
-
-/// `ForZone`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct ForZone {
-    /// Name of the zone.
-    pub name: String,
 }
 
 /// `EndpointPort`.

@@ -3,6 +3,7 @@
 
 mod config_map;
 mod endpoint_slice;
+mod endpoints;
 mod namespace;
 mod node;
 mod pod;
@@ -11,10 +12,8 @@ mod service;
 mod service_account;
 
 pub use config_map::ConfigMap;
-pub use endpoint_slice::{
-    AddressType, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForZone,
-    ObjectReference,
-};
+pub use endpoint_slice::{AddressType, EndpointConditions, EndpointPort, EndpointSlice};
+pub use endpoints::{Address, Endpoint, Endpoints, ObjectReference};
 pub use namespace::Namespace;
 pub use node::{Node, NodeAddress, NodeSpec, NodeStatus};
 pub use pod::{

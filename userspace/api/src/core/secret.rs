@@ -26,8 +26,8 @@ impl fmt::Debug for Secret {
         f.debug_struct("Secret")
             .field("metadata", &self.metadata)
             .field("type", &self.kind)
-            .field("data", &self.data.keys())
-            .field("string_data", &self.string_data.keys())
+            .field("data", &self.data.keys().collect::<Vec<_>>())
+            .field("string_data", &self.string_data.keys().collect::<Vec<_>>())
             .finish()
     }
 }

@@ -10,7 +10,7 @@
 //! its own node, so variants are compiled for the local pods alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use fairlead_api::networking::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, LoadBalancer,
@@ -25,6 +25,9 @@ use super::host::{ExportTo, HostPattern};
 use super::problem::Report;
 use super::route::labels;
 use crate::model::{ClusterPolicy, MeshSettings, UpstreamTls};
+
+/// What a cluster without a subset asks of endpoints.
+static NO_LABELS: LazyLock<Arc<Labels>> = LazyLock::new(Default::default);
 
 /// One rule, with what lookups need.
 #[derive(Debug)]
@@ -113,7 +116,10 @@ impl Effective {
                 .connection_pool
                 .and_then(|pool| pool.tcp.as_ref()?.connect_timeout)
                 .map_or(mesh.connect_timeout, Into::into),
-            labels: Arc::new(subset.into_iter().flat_map(|s| &s.labels).map(pair).collect()),
+            labels: match subset {
+                Some(subset) => Arc::new(subset.labels.iter().map(pair).collect()),
+                None => Arc::clone(&NO_LABELS),
+            },
         }
     }
 }

@@ -10,7 +10,7 @@ use fairlead_api::core::{self as api, AddressType, EndpointSlice, Protocol};
 use fairlead_types::WorkloadId;
 use foldhash::fast::RandomState;
 
-use super::locality::{Here, Site, Spot};
+use super::locality::{Here, Sites, Spot};
 use super::pods::{PodEntry, Pods};
 use super::services::{PortSpec, ServiceEntry};
 use super::slices::Slices;
@@ -19,7 +19,7 @@ use crate::model::{Endpoint, TargetPort, Workload};
 /// What a service leads to.
 pub(super) struct Resolved {
     /// By port, in the order of the service's ports; each ordered by address.
-    pub(super) endpoints: Vec<Vec<Site>>,
+    pub(super) endpoints: Box<[Sites]>,
     /// Ports of pods, ready or not.
     pub(super) targets: HashMap<WorkloadId, Vec<TargetPort>, RandomState>,
 }
@@ -59,7 +59,7 @@ pub(super) fn resolve(
         .into_iter()
         .enumerate()
         .map(|(port, places)| {
-            let before = service.endpoints.get(port).map_or(&[][..], Vec::as_slice);
+            let before = service.endpoints.get(port).map_or(&[][..], |sites| &sites.endpoints);
             settle(places, service.service.vips.first(), before)
         })
         .collect();
@@ -90,7 +90,7 @@ impl Found<'_> {
     fn pod(&mut self, id: &WorkloadId, pod: &PodEntry) {
         let Some(workload) = &pod.workload else { return };
         let eligible = pod.is_eligible(self.service.publish_not_ready);
-        let at = self.here.spot(&workload.node, "", None);
+        let at = self.here.spot(&workload.node, "", []);
         let pods = self.pods;
         for (index, port) in self.service.ports.iter().enumerate() {
             let number = match &port.target {
@@ -133,7 +133,7 @@ impl Found<'_> {
 
     fn endpoint(
         &mut self,
-        endpoint: &api::Endpoint,
+        endpoint: api::Endpoint<'_>,
         (index, port): (usize, &PortSpec),
         number: u16,
     ) {
@@ -141,15 +141,15 @@ impl Found<'_> {
         let eligible = conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false);
         let pods = self.pods;
         // Pods on the host's network share an address, so the reference comes first.
-        let reference = endpoint.target_ref.as_ref().filter(|r| r.kind == "Pod");
+        let reference = endpoint.target_ref.filter(|r| r.kind == "Pod");
         let referred = reference.and_then(|r| {
-            let namespace = match r.namespace.as_str() {
+            let namespace = match r.namespace {
                 "" => &self.service.key.namespace,
                 namespace => namespace,
             };
-            pods.get(&WorkloadId::new(namespace, &r.name))?.workload.as_ref()
+            pods.get(&WorkloadId::new(namespace, r.name))?.workload.as_ref()
         });
-        let ips = endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+        let ips = endpoint.addresses.filter_map(|address| address.ip());
         for ip in ips.map(|ip| ip.to_canonical()) {
             let named = referred.filter(|w| w.ips.contains(&ip));
             let workload = named.or_else(|| pods.at(&ip)).cloned();
@@ -166,11 +166,11 @@ impl Found<'_> {
                 self.target(&workload.id, port, number);
             }
             if eligible {
-                let node = match endpoint.node_name.as_str() {
+                let node = match endpoint.node_name {
                     "" => workload.as_ref().map(|w| &*w.node).unwrap_or_default(),
                     node => node,
                 };
-                let at = self.here.spot(node, &endpoint.zone, endpoint.hints.as_ref());
+                let at = self.here.spot(node, endpoint.zone, endpoint.for_zones);
                 self.places[index].push(Place { addr: SocketAddr::new(ip, number), workload, at });
             }
         }
@@ -179,7 +179,7 @@ impl Found<'_> {
 
 /// One endpoint per workload (a dual-stack pod is one pod, and a retry elsewhere must not reach
 /// it again): at the address of the family that the service prefers, if it has one.
-fn settle(mut places: Vec<Place>, preferred: Option<&IpAddr>, before: &[Site]) -> Vec<Site> {
+fn settle(mut places: Vec<Place>, preferred: Option<&IpAddr>, before: &[Arc<Endpoint>]) -> Sites {
     // Should two pods have one address and port all the same, the first by name has it.
     places.sort_by(|a, b| {
         let order = |place: &Place| (place.addr, place.workload.is_none());
@@ -203,17 +203,20 @@ fn settle(mut places: Vec<Place>, preferred: Option<&IpAddr>, before: &[Site]) -
         }
         chosen.insert(place.addr, (place.workload, place.at));
     }
-    let site = |(addr, (workload, at))| Site { endpoint: reuse(addr, workload, before), at };
-    chosen.into_iter().map(site).collect()
+    chosen.into_iter().map(|(addr, (workload, at))| (reuse(addr, workload, before), at)).collect()
 }
 
-fn reuse(addr: SocketAddr, workload: Option<Arc<Workload>>, before: &[Site]) -> Arc<Endpoint> {
-    let old = before.binary_search_by_key(&addr, |site| site.endpoint.addr);
-    let old = old.ok().map(|at| &before[at].endpoint);
+fn reuse(
+    addr: SocketAddr,
+    workload: Option<Arc<Workload>>,
+    before: &[Arc<Endpoint>],
+) -> Arc<Endpoint> {
+    let old = before.binary_search_by_key(&addr, |endpoint| endpoint.addr());
+    let old = old.ok().map(|at| &before[at]);
     match old {
         Some(old) if same_workload(old.workload.as_ref(), workload.as_ref()) => Arc::clone(old),
-        Some(old) => Arc::new(Endpoint { addr, workload, load: old.load.clone() }),
-        None => Arc::new(Endpoint { addr, workload, load: Default::default() }),
+        Some(old) => Arc::new(Endpoint::in_place_of(old, workload)),
+        None => Arc::new(Endpoint::new(addr, workload)),
     }
 }
 

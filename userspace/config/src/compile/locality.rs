@@ -8,9 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fairlead_api::core::{
-    EndpointHints, InternalTrafficPolicy, Node as KubeNode, Service as ApiService,
-};
+use fairlead_api::core::{InternalTrafficPolicy, Node as KubeNode, Service as ApiService};
 use foldhash::fast::RandomState;
 
 use super::problem::Report;
@@ -123,11 +121,34 @@ pub(super) enum Hint {
     Elsewhere,
 }
 
+/// Endpoints in order of addresses, with where they are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sites {
+    /// Shared with clusters that use all of them alike.
+    pub(super) endpoints: Arc<[Arc<Endpoint>]>,
+    spots: Box<[Spot]>,
+}
+
 /// An endpoint, with where it is.
-#[derive(Clone, Debug)]
-pub(super) struct Site {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) at: Spot,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Site<'s> {
+    pub(super) endpoint: &'s Arc<Endpoint>,
+    at: Spot,
+}
+
+impl Sites {
+    /// One after the other.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Site<'_>> {
+        let spots = self.spots.iter().copied();
+        self.endpoints.iter().zip(spots).map(|(endpoint, at)| Site { endpoint, at })
+    }
+}
+
+impl FromIterator<(Arc<Endpoint>, Spot)> for Sites {
+    fn from_iter<T: IntoIterator<Item = (Arc<Endpoint>, Spot)>>(sites: T) -> Self {
+        let (endpoints, spots): (Vec<_>, Vec<_>) = sites.into_iter().unzip();
+        Self { endpoints: endpoints.into(), spots: spots.into() }
+    }
 }
 
 /// Where an endpoint is, seen from here.
@@ -150,7 +171,12 @@ impl<'a> Here<'a> {
     }
 
     /// Where something on `node` is, or, should nobody know that node, in `zone`.
-    pub(super) fn spot(&self, node: &str, zone: &str, hints: Option<&EndpointHints>) -> Spot {
+    pub(super) fn spot<'z>(
+        &self,
+        node: &str,
+        zone: &str,
+        hints: impl IntoIterator<Item = &'z str>,
+    ) -> Spot {
         Spot { distance: self.distance(node, zone), hint: self.hint(hints) }
     }
 
@@ -170,12 +196,12 @@ impl<'a> Here<'a> {
         }
     }
 
-    fn hint(&self, hints: Option<&EndpointHints>) -> Hint {
-        let zones = hints.map_or(&[][..], |hints| hints.for_zones.as_slice());
+    fn hint<'z>(&self, zones: impl IntoIterator<Item = &'z str>) -> Hint {
+        let mut zones = zones.into_iter().peekable();
         let own = self.place.map(|place| &*place.zone).filter(|zone| !zone.is_empty());
         match own {
-            _ if zones.is_empty() => Hint::None,
-            Some(own) if zones.iter().any(|zone| zone.name == own) => Hint::Here,
+            _ if zones.peek().is_none() => Hint::None,
+            Some(own) if zones.any(|zone| zone == own) => Hint::Here,
             _ => Hint::Elsewhere,
         }
     }
@@ -183,15 +209,15 @@ impl<'a> Here<'a> {
 
 /// The endpoints to be used of `sites`, which are in order of addresses: the near ones first.
 pub(super) fn choose<'s>(
-    sites: impl Iterator<Item = &'s Site>,
+    sites: impl Iterator<Item = Site<'s>>,
     preference: Preference,
 ) -> (Vec<&'s Arc<Endpoint>>, Locality) {
     let Preference { local_only, distribution } = preference;
-    let mut sites: Vec<&Site> =
+    let mut sites: Vec<Site<'_>> =
         sites.filter(|site| !local_only || site.at.distance == Distance::SameNode).collect();
     let hinted = sites.iter().all(|site| site.at.hint != Hint::None)
         && sites.iter().any(|site| site.at.hint == Hint::Here);
-    let group = |site: &&Site| match (hinted, distribution) {
+    let group = |site: &Site<'_>| match (hinted, distribution) {
         (true, _) if site.at.hint == Hint::Here => Distance::SameZone,
         (true, _) | (false, Distribution::Any) => Distance::Elsewhere,
         (false, Distribution::SameZone) => site.at.distance.max(Distance::SameZone),
@@ -205,5 +231,5 @@ pub(super) fn choose<'s>(
         .filter(|(_, pair)| group(&pair[0]) != group(&pair[1]))
         .map(|(index, _)| index + 1)
         .collect();
-    (sites.into_iter().map(|site| &site.endpoint).collect(), Locality { ends, local_only })
+    (sites.into_iter().map(|site| site.endpoint).collect(), Locality { ends, local_only })
 }

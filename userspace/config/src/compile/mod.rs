@@ -75,8 +75,8 @@ pub struct Compiler {
     security: security::Security,
     ids: clusters::ClusterIds,
     targets: targets::Targets,
-    /// Which services claim an address; the first in order of hosts has it.
-    vip_claims: HashedMap<std::net::SocketAddr, BTreeSet<Arc<str>>>,
+    /// Which services claim an address, in order of hosts; the first has it.
+    vip_claims: HashedMap<std::net::SocketAddr, Vec<Arc<str>>>,
     /// The hosts that the tables of a unit name, and the units that name a host.
     named: HashedMap<Unit, BTreeSet<Arc<str>>>,
     dependents: HashedMap<Arc<str>, Set<Unit>>,

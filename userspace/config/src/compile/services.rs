@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use super::client::Client;
 use super::clusters::Variant;
 use super::host::service_host;
-use super::locality::{Preference, Site};
+use super::locality::{Preference, Sites};
 use super::problem::Report;
 use crate::model::{Service, ServiceKey};
 
@@ -41,7 +41,7 @@ pub(super) struct ServiceEntry {
     /// Clusters for everybody (the first), then for single clients.
     pub(super) variants: Vec<Variant>,
     /// Endpoints by port, in the order of `ports`, each ordered by address.
-    pub(super) endpoints: Vec<Vec<Site>>,
+    pub(super) endpoints: Box<[Sites]>,
     /// The pods that it leads to.
     pub(super) pods: HashSet<WorkloadId, RandomState>,
 }
@@ -82,6 +82,7 @@ impl ServiceEntry {
             });
         }
         ports.sort_by_key(|port| port.number);
+        ports.shrink_to_fit();
         let mut vips: Vec<IpAddr> = Vec::new();
         if !object.is_headless() {
             for ip in object.cluster_ips().map(|ip| ip.to_canonical()) {
@@ -109,7 +110,7 @@ impl ServiceEntry {
             publish_not_ready: object.spec.publish_not_ready_addresses,
             preference: Preference::of(object, report),
             variants: Vec::new(),
-            endpoints: Vec::new(),
+            endpoints: Box::default(),
             pods: HashSet::default(),
         })
     }
@@ -143,9 +144,9 @@ impl ServiceEntry {
 #[derive(Debug, Default)]
 pub(super) struct Services {
     by_host: HashMap<Arc<str>, ServiceEntry, RandomState>,
-    /// One label of each selector (the rarest when it came) to the services that have it there;
-    /// keys are hashes of (namespace, label, value), and what is found is checked.
-    by_label: HashMap<u64, HashSet<Arc<str>, RandomState>, RandomState>,
+    /// One label of each selector (the rarest when it came) to the services that have it there, in
+    /// order; keys are hashes of (namespace, label, value), and what is found is checked.
+    by_label: HashMap<u64, Vec<Arc<str>>, RandomState>,
     filed_under: HashMap<Arc<str>, u64, RandomState>,
     hasher: RandomState,
 }
@@ -175,9 +176,16 @@ impl Services {
             let label = selector
                 .iter()
                 .map(|(key, value)| self.hash(namespace, key, value))
-                .min_by_key(|label| self.by_label.get(label).map_or(0, HashSet::len));
+                .min_by_key(|label| self.by_label.get(label).map_or(0, Vec::len));
             if let Some(label) = label {
-                self.by_label.entry(label).or_default().insert(Arc::clone(&host));
+                let bucket = self.by_label.entry(label).or_default();
+                if let Err(at) = bucket.binary_search(&host) {
+                    // Most have one.
+                    if bucket.is_empty() {
+                        bucket.reserve_exact(1);
+                    }
+                    bucket.insert(at, Arc::clone(&host));
+                }
                 self.filed_under.insert(Arc::clone(&host), label);
             }
         }
@@ -193,7 +201,9 @@ impl Services {
         if let Some(label) = self.filed_under.remove(host)
             && let Some(bucket) = self.by_label.get_mut(&label)
         {
-            bucket.remove(host);
+            if let Ok(at) = bucket.binary_search_by(|other| (**other).cmp(host)) {
+                bucket.remove(at);
+            }
             if bucket.is_empty() {
                 self.by_label.remove(&label);
             }

@@ -8,7 +8,7 @@ use super::client::Client;
 use super::clusters::{ClusterKey, ClusterLookup, ClusterSpec, Variant};
 use super::destination_rule::{Effective, selects};
 use super::host::HostPattern;
-use super::locality::{Here, choose};
+use super::locality::{Here, Sites, choose};
 use super::tables::{Tables, conflicts};
 use super::{Compiler, Dirty, Origin, Unit, endpoints};
 use crate::model::{Cluster, ServicePort};
@@ -112,8 +112,8 @@ impl Compiler {
                 let Some(at) = entry.ports.iter().position(|p| p.number == spec.port) else {
                     continue;
                 };
-                let all = entry.endpoints.get(at).map_or(&[][..], Vec::as_slice);
-                let selected = all.iter().filter(|site| {
+                let sites = entry.endpoints.get(at);
+                let selected = sites.into_iter().flat_map(Sites::iter).filter(|site| {
                     let workload = site.endpoint.workload.as_ref();
                     selects(&spec.policy.labels, workload.map(|w| &*w.labels))
                 });
@@ -130,6 +130,14 @@ impl Compiler {
                 }) {
                     continue;
                 }
+                let same = |sites: &&Sites| {
+                    sites.endpoints.len() == endpoints.len()
+                        && sites.endpoints.iter().zip(&endpoints).all(|(a, b)| Arc::ptr_eq(a, b))
+                };
+                let endpoints = match sites.filter(same) {
+                    Some(sites) => Arc::clone(&sites.endpoints),
+                    None => endpoints.into_iter().cloned().collect(),
+                };
                 let subset = spec.subset.as_deref().unwrap_or_default();
                 let cluster = Cluster {
                     id: spec.id,
@@ -143,7 +151,7 @@ impl Compiler {
                     subset: spec.subset.clone(),
                     client: variant.client.as_ref().map(|client| Arc::clone(client.name())),
                     policy: spec.policy.clone(),
-                    endpoints: endpoints.into_iter().cloned().collect(),
+                    endpoints,
                     locality,
                     state: before.map_or_else(Default::default, |b| Arc::clone(&b.state)),
                 };

@@ -98,10 +98,16 @@ impl Compiler {
             service.into_iter().flat_map(ServiceEntry::addresses).collect();
         for address in addresses {
             let claims = self.vip_claims.entry(*address).or_default();
-            if wanted.contains(address) {
-                claims.insert(Arc::clone(host));
-            } else {
-                claims.remove(host);
+            match (claims.binary_search(host), wanted.contains(address)) {
+                (Err(at), true) => {
+                    // Nearly all have one.
+                    claims.reserve_exact(1);
+                    claims.insert(at, Arc::clone(host));
+                }
+                (Ok(at), false) => {
+                    claims.remove(at);
+                }
+                (Ok(_), true) | (Err(_), false) => {}
             }
             if claims.is_empty() {
                 self.vip_claims.remove(address);

@@ -1,7 +1,7 @@
 //! Clusters: where a route leads, with the endpoints behind it. The word is Envoy's, because
 //! Istio's telemetry prints it (`upstream_cluster`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,19 +106,46 @@ pub enum UpstreamTls {
     },
 }
 
-/// One address behind a service port.
+/// One address behind a service port. There are as many as there is of nothing else, so it is
+/// small: 64 bytes with what the allocator adds.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Address of the application.
-    pub addr: SocketAddr,
     /// The workload there, when it is known.
     pub workload: Option<Arc<Workload>>,
-    /// Requests and connections on their way, for LEAST_REQUEST.
-    pub load: Load,
+    /// The endpoint that it takes the place of, as far as that was busy: both count there.
+    counts_at: Option<Arc<Endpoint>>,
+    /// Address of the application; a `SocketAddr` has room for what no endpoint has.
+    ip: IpAddr,
+    port: u16,
+    load: Load,
+}
+
+impl Endpoint {
+    /// An endpoint that is not busy.
+    #[must_use]
+    pub fn new(addr: SocketAddr, workload: Option<Arc<Workload>>) -> Self {
+        let (ip, port) = (addr.ip(), addr.port());
+        Self { workload, counts_at: None, ip, port, load: Load::default() }
+    }
+
+    /// An endpoint at the same address as `old`, as busy as that and counted with it.
+    #[must_use]
+    pub fn in_place_of(old: &Arc<Self>, workload: Option<Arc<Workload>>) -> Self {
+        let counter = old.counts_at.as_ref().unwrap_or(old);
+        let busy = counter.load.active() > 0;
+        Self { counts_at: busy.then(|| Arc::clone(counter)), ..Self::new(old.addr(), workload) }
+    }
+
+    /// Address of the application.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
 }
 
 impl Candidate for Endpoint {
+    /// Requests and connections on their way, for LEAST_REQUEST.
     fn load(&self) -> &Load {
-        &self.load
+        self.counts_at.as_ref().map_or(&self.load, |other| &other.load)
     }
 }

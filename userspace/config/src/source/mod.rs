@@ -29,6 +29,7 @@ mod de;
 mod document;
 mod files;
 mod json;
+mod kept;
 mod kinds;
 mod loader;
 mod locate;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use fairlead_api::{Kind, ObjectKey, Resource, StringMap};
 
 use super::document::{Parsed, Rejected, is_of_security};
+use super::kept::{File, FileState, Holders};
 use super::loader::Load;
 use super::problem::{ObjectRef, Problem, Severity};
 
@@ -49,13 +50,10 @@ pub struct Refused {
 /// Every object in its last good version.
 #[derive(Debug, Default)]
 pub struct Store {
-    files: BTreeMap<Arc<PathBuf>, FileState>,
+    files: BTreeMap<Arc<PathBuf>, File>,
     /// The version of each object that counts.
     objects: HashMap<ObjectKey, Resource>,
-    /// The files that hold each object, as they came; the first one counts.
-    holders: HashMap<ObjectKey, Vec<Arc<PathBuf>>>,
-    /// The objects that several files hold.
-    shared: BTreeSet<ObjectKey>,
+    holders: Holders,
     rejected: BTreeMap<ObjectKey, Refused>,
     /// What is left of refused Pods and Namespaces without a good version; among `objects`.
     salvaged: BTreeMap<ObjectKey, Resource>,
@@ -65,30 +63,7 @@ pub struct Store {
     flawed: BTreeSet<Arc<PathBuf>>,
 }
 
-/// One file as it counts now.
-#[derive(Debug, Default)]
-struct FileState {
-    objects: HashMap<ObjectKey, Resource>,
-    rejected: Vec<Rejected>,
-    salvaged: Vec<Resource>,
-    problems: Vec<Problem>,
-    /// The file as it is now cannot be read.
-    unreadable: bool,
-    /// It has been readable before.
-    held: bool,
-    /// [`Parsed::mentions`] of its last version without a mistake that hides an object.
-    mentions: usize,
-    /// See [`Store::suspects`].
-    suspect: bool,
-}
-
 impl FileState {
-    /// Whether there is nothing to say of it.
-    fn is_good(&self) -> bool {
-        let said = self.problems.is_empty() && self.rejected.is_empty();
-        said && self.salvaged.is_empty() && !self.unreadable && !self.suspect
-    }
-
     /// Whether the file, as it is written now, may hold something that security depends on, and
     /// of which neither a good version nor the key is known.
     fn suspects(&self, mentions: Option<usize>) -> bool {
@@ -108,8 +83,8 @@ impl Store {
         for file in load.gone {
             if let Some(state) = self.files.remove(&file) {
                 self.flawed.remove(&file);
-                for key in state.objects.into_keys() {
-                    self.leave(&key, &file);
+                for key in FileState::from(state).objects.into_keys() {
+                    self.holders.leave(&key, &file);
                     touched.insert(key);
                 }
             }
@@ -119,7 +94,7 @@ impl Store {
             self.take(&file, parsed, &mut touched);
             taken.push(Arc::clone(&file));
             if let Some(state) = self.files.get(&file) {
-                change.problems.extend(state.problems.iter().cloned());
+                change.problems.extend(state.problems().iter().cloned());
             }
         }
         for file in &taken {
@@ -146,7 +121,7 @@ impl Store {
     /// The file whose version of an object counts.
     #[must_use]
     pub fn file_of(&self, key: &ObjectKey) -> Option<&Arc<PathBuf>> {
-        self.holders.get(key)?.first()
+        self.holders.first(key)
     }
 
     /// How many files there are.
@@ -216,7 +191,7 @@ impl Store {
     pub fn problems(&self) -> Vec<Problem> {
         let of_files = self.flawed().flat_map(|(_, state)| &state.problems);
         let mut problems: Vec<Problem> = self.unlisted.iter().chain(of_files).cloned().collect();
-        problems.extend(self.shared.iter().flat_map(|key| self.duplicates(key)));
+        problems.extend(self.holders.shared().flat_map(|key| self.duplicates(key)));
         problems.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
         problems
     }
@@ -229,7 +204,7 @@ impl Store {
 
     /// Brings one file up to date.
     fn take(&mut self, file: &Arc<PathBuf>, parsed: Parsed, touched: &mut BTreeSet<ObjectKey>) {
-        let mut before = self.files.remove(file).unwrap_or_default();
+        let mut before = self.files.remove(file).map_or_else(Default::default, FileState::from);
         if parsed.unreadable {
             before.problems = parsed.problems;
             before.unreadable = true;
@@ -270,7 +245,7 @@ impl Store {
         }
         state.suspect = parsed.lost && state.suspects(parsed.mentions);
         for key in before.objects.keys().filter(|key| !state.objects.contains_key(*key)) {
-            self.leave(key, file);
+            self.holders.leave(key, file);
             touched.insert(key.clone());
         }
         for (key, resource) in &mut state.objects {
@@ -282,10 +257,7 @@ impl Store {
                 }
                 None => {
                     touched.insert(key.clone());
-                    let holders = self.holders.entry(key.clone()).or_default();
-                    if !holders.contains(file) {
-                        holders.push(Arc::clone(file));
-                    }
+                    self.holders.enter(key, file);
                 }
             }
         }
@@ -298,48 +270,32 @@ impl Store {
         } else {
             self.flawed.insert(Arc::clone(file));
         }
-        self.files.insert(Arc::clone(file), state);
+        self.files.insert(Arc::clone(file), state.into());
     }
 
     fn flawed(&self) -> impl Iterator<Item = (&Arc<PathBuf>, &FileState)> {
-        self.flawed.iter().filter_map(|file| self.files.get_key_value(file))
+        let files = self.flawed.iter().filter_map(|file| self.files.get_key_value(file));
+        files.filter_map(|(file, state)| Some((file, state.flawed()?)))
     }
 
     /// Keeps the last good version of a refused object that came here from a file that no longer
     /// has it.
     fn adopt(&mut self, file: &Arc<PathBuf>) {
-        let Some(state) = self.files.get_mut(file) else { return };
+        let Some(state) = self.files.get_mut(file).and_then(File::flawed_mut) else { return };
         for Rejected { key, .. } in &state.rejected {
-            let holders = self.holders.entry(key.clone()).or_default();
             let good = self.objects.get(key).filter(|_| !self.salvaged.contains_key(key));
-            if let (true, Some(good)) = (holders.is_empty(), good) {
-                holders.push(Arc::clone(file));
+            if let (None, Some(good)) = (self.holders.first(key), good) {
+                self.holders.enter(key, file);
                 state.objects.insert(key.clone(), good.clone());
-            } else if holders.is_empty() {
-                self.holders.remove(key);
             }
-        }
-    }
-
-    /// The file no longer holds the object.
-    fn leave(&mut self, key: &ObjectKey, file: &Arc<PathBuf>) {
-        if let Some(holders) = self.holders.get_mut(key) {
-            holders.retain(|holder| holder != file);
         }
     }
 
     /// Decides which version of an object counts, now that some file has changed it.
     fn settle(&mut self, key: ObjectKey, change: &mut Change) {
-        let holders = self.holders.get(&key).map_or(&[][..], Vec::as_slice);
-        if holders.len() > 1 {
-            change.problems.extend(self.duplicates(&key));
-            self.shared.insert(key.clone());
-        } else {
-            self.shared.remove(&key);
-        }
-        let winner = holders.first().and_then(|file| self.files.get(file)?.objects.get(&key));
+        change.problems.extend(self.duplicates(&key));
+        let winner = self.holders.first(&key).and_then(|file| self.files.get(file)?.get(&key));
         let Some(winner) = winner.cloned() else {
-            self.holders.remove(&key);
             if self.objects.remove(&key).is_some() {
                 change.removed.push(key);
             }
@@ -353,22 +309,14 @@ impl Store {
 
     /// The problems of an object that several files hold: all but the first are in vain.
     fn duplicates(&self, key: &ObjectKey) -> impl Iterator<Item = Problem> {
-        let holders = self.holders.get(key).map_or(&[][..], Vec::as_slice);
-        let (first, others) = match holders.split_first() {
-            Some((first, others)) => (Some(first), others),
-            None => (None, holders),
-        };
-        others
-            .iter()
-            .zip(std::iter::repeat(first))
-            .filter_map(|(file, first)| Some(duplicate(file, key, first?)))
-            .collect::<Vec<_>>()
-            .into_iter()
+        let first = self.holders.first(key);
+        let others = self.holders.others(key).iter();
+        others.filter_map(|file| Some(duplicate(file, key, first?))).collect::<Vec<_>>().into_iter()
     }
 
     /// Whether a good version is in force.
     fn is_good(&self, key: &ObjectKey) -> bool {
-        self.holders.get(key).is_some_and(|holders| !holders.is_empty())
+        self.holders.first(key).is_some()
     }
 
     /// Puts what is left of refused objects in the place of good ones that never were.
@@ -401,7 +349,7 @@ impl Store {
             refused.insert(key.clone(), Refused { last_good, selector: selector.clone() });
         }
         // Of two policies of one name, one has no effect: that must not go unnoticed either.
-        for key in self.shared.iter().filter(|key| key.kind.is_security()) {
+        for key in self.holders.shared().filter(|key| key.kind.is_security()) {
             refused
                 .entry(key.clone())
                 .or_insert(Refused { last_good: true, selector: StringMap::new() });

@@ -121,11 +121,11 @@ fn slice_facts(slice: &EndpointSlice) -> Option<Facts> {
     let mut pods: Vec<Arc<str>> = slice
         .endpoints
         .iter()
-        .filter_map(|endpoint| endpoint.target_ref.as_ref())
+        .filter_map(|endpoint| endpoint.target_ref)
         .filter(|target| target.kind == "Pod")
         // Kubernetes allows no other namespace; nor is one looked for here.
         .filter(|t| t.namespace.is_empty() || t.namespace == slice.metadata.namespace)
-        .map(|target| target.name.as_str().into())
+        .map(|target| target.name.into())
         .collect();
     pods.sort_unstable();
     pods.dedup();

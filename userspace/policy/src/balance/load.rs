@@ -1,20 +1,15 @@
 //! How busy an endpoint is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Requests and connections on their way to one endpoint. Clones count together, so that a new
-/// snapshot goes on where the last one was.
-#[derive(Clone, Debug, Default)]
-pub struct Load(Arc<AtomicU32>);
+use super::Candidate;
+
+/// Requests and connections on their way to one endpoint. It is a part of the endpoint; whoever
+/// counts keeps that.
+#[derive(Debug, Default)]
+pub struct Load(AtomicU32);
 
 impl Load {
-    /// Counts one until the guard is dropped.
-    pub fn enter(&self) -> LoadGuard {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        LoadGuard(Arc::clone(&self.0))
-    }
-
     /// How many there are now.
     #[must_use]
     pub fn active(&self) -> u32 {
@@ -22,13 +17,21 @@ impl Load {
     }
 }
 
-/// One request or connection that is on its way.
+/// One request or connection that is on its way to a candidate.
 #[derive(Debug)]
 #[must_use = "the load is counted as long as the guard lives"]
-pub struct LoadGuard(Arc<AtomicU32>);
+pub struct LoadGuard<C: Candidate>(C);
 
-impl Drop for LoadGuard {
+impl<C: Candidate> LoadGuard<C> {
+    /// Counts one until the guard is dropped.
+    pub fn enter(candidate: C) -> Self {
+        candidate.load().0.fetch_add(1, Ordering::Relaxed);
+        Self(candidate)
+    }
+}
+
+impl<C: Candidate> Drop for LoadGuard<C> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.load().0.fetch_sub(1, Ordering::Relaxed);
     }
 }

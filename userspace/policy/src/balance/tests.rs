@@ -71,14 +71,14 @@ fn random_is_uniform_with_and_without_exclusion() {
 fn least_request_prefers_the_idle() {
     let (state, hosts) = (BalancerState::default(), hosts(10));
     let mut rng = Rng::new("least_request_prefers_the_idle");
-    let slow: Vec<_> = (0..100).map(|_| hosts[3].load().enter()).collect();
+    let slow: Vec<_> = (0..100).map(|_| LoadGuard::enter(&hosts[3])).collect();
     let balancer = LoadBalancer::default();
     let mut counts = [0usize; 10];
     let mut guards = std::collections::VecDeque::new();
     for _ in 0..10_000 {
         let i = pick(&balancer, &state, &hosts, &[], rng.next()).unwrap();
         counts[i] += 1;
-        guards.push_back(hosts[i].load().enter());
+        guards.push_back(LoadGuard::enter(&hosts[i]));
         if guards.len() > 20 {
             guards.pop_front();
         }
@@ -94,7 +94,7 @@ fn least_request_prefers_the_idle() {
 fn least_request_of_all_finds_the_minimum() {
     let (state, hosts) = (BalancerState::default(), hosts(6));
     let mut rng = Rng::new("least_request_of_all_finds_the_minimum");
-    let _busy: Vec<_> = (0..6).filter(|i| *i != 4).map(|i| hosts[i].load().enter()).collect();
+    let _busy: Vec<_> = (0..6).filter(|i| *i != 4).map(|i| LoadGuard::enter(&hosts[i])).collect();
     for choices in [6, 100, u32::MAX] {
         for _ in 0..200 {
             let balancer = LoadBalancer::LeastRequest { choices };

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use fairlead_policy::balance::{Candidate as _, LoadGuard};
+
 use super::*;
 use crate::dump;
 
@@ -200,7 +202,7 @@ fn check_whole(snapshot: &Snapshot, seed: u64, step: usize) {
     for cluster in snapshot.clusters.values() {
         for endpoint in cluster.endpoints.iter() {
             if let Some(workload) = &endpoint.workload {
-                let known = snapshot.workloads.get(&endpoint.addr.ip());
+                let known = snapshot.workloads.get(&endpoint.addr().ip());
                 assert!(
                     known.is_some(),
                     "{} has {}, unknown, seed {seed}, step {step}",
@@ -247,7 +249,7 @@ fn the_load_of_an_endpoint_outlives_a_change_of_its_workload() {
         let port = fixture.port("default", "ratings", 9080);
         Arc::clone(&fixture.snapshot().cluster(port.common.default_cluster).unwrap().endpoints[0])
     };
-    let _on_its_way = endpoint(&fixture).load.enter();
+    let _on_its_way = LoadGuard::enter(endpoint(&fixture));
     fixture.apply(&pod(
         "ratings-v1",
         "10.0.0.3",
@@ -256,5 +258,5 @@ fn the_load_of_an_endpoint_outlives_a_change_of_its_workload() {
     ));
     let now = endpoint(&fixture);
     assert_eq!(now.workload.as_ref().unwrap().labels.get("new"), Some("label"));
-    assert_eq!(now.load.active(), 1);
+    assert_eq!(now.load().active(), 1);
 }

@@ -85,7 +85,7 @@ impl Fixture {
     /// Addresses behind a cluster.
     pub(super) fn endpoints(&self, id: ClusterId) -> Vec<String> {
         let cluster = self.snapshot().cluster(id).unwrap();
-        cluster.endpoints.iter().map(|e| e.addr.to_string()).collect()
+        cluster.endpoints.iter().map(|e| e.addr().to_string()).collect()
     }
 
     pub(super) fn default_endpoints(&self, namespace: &str, name: &str, port: u16) -> Vec<String> {

@@ -139,7 +139,7 @@ fn slices_come_before_selectors() {
         let port = fixture.port("default", "ratings", 9080);
         let snapshot = Arc::clone(fixture.snapshot());
         let cluster = snapshot.cluster(port.common.default_cluster).unwrap();
-        let endpoint = cluster.endpoints.iter().find(|e| e.addr.to_string() == address).unwrap();
+        let endpoint = cluster.endpoints.iter().find(|e| e.addr().to_string() == address).unwrap();
         endpoint.workload.as_ref().map(|w| w.name.to_string())
     };
     assert_eq!(workload(&fixture, "10.0.0.3:9999").as_deref(), Some("ratings-v1"));

@@ -1,7 +1,5 @@
 //! EndpointSlice.
 
-use std::net::IpAddr;
-
 use fairlead_api::core::{AddressType, EndpointSlice};
 
 use super::checks;
@@ -23,13 +21,14 @@ pub(in super::super) fn endpoint_slice(object: &EndpointSlice, sink: &mut Sink<'
         if endpoint.addresses.is_empty() {
             sink.error(&addresses, "is missing", "at least one address");
         }
-        for (index, text) in endpoint.addresses.iter().enumerate() {
-            let (valid, allowed) = match (object.address_type, text.parse::<IpAddr>()) {
-                (AddressType::IPv4, ip) => (ip.is_ok_and(|ip| ip.is_ipv4()), "an IPv4 address"),
-                (AddressType::IPv6, ip) => (ip.is_ok_and(|ip| ip.is_ipv6()), "an IPv6 address"),
-                (AddressType::Fqdn, _) => (checks::is_fqdn(text), "a domain name"),
+        for (index, address) in endpoint.addresses.enumerate() {
+            let (valid, allowed) = match (object.address_type, address.ip()) {
+                (AddressType::IPv4, ip) => (ip.is_some_and(|ip| ip.is_ipv4()), "an IPv4 address"),
+                (AddressType::IPv6, ip) => (ip.is_some_and(|ip| ip.is_ipv6()), "an IPv6 address"),
+                (AddressType::Fqdn, _) => (checks::is_fqdn(&address.to_string()), "a domain name"),
             };
             if !valid {
+                let text = address.to_string();
                 let message = format!("{text:?} is not of the addressType");
                 sink.error(&addresses.index(index), message, allowed);
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use fairlead_config::compile::Severity;
+use fairlead_config::model::Snapshot;
 use fairlead_config::source::{Load, Parsed, Store};
 use fairlead_wire::config::{Fault, Held as HeldMessage, Inventory, Key, Rejection, Update};
 use rustls::pki_types::CertificateDer;
@@ -168,6 +169,11 @@ impl Core {
             "going on with the configuration that was kept, until the controller answers"
         );
         Ok(())
+    }
+
+    /// What is in force.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.follower.snapshots().load()
     }
 
     /// What the controller is told that the node holds.

@@ -37,6 +37,8 @@ use session::{Ended, Links};
 pub use status::{Facts, Status};
 
 #[doc(hidden)]
+pub mod bench;
+#[doc(hidden)]
 pub mod fuzz;
 
 /// First pause after a stream that failed; doubles up to [`MAX_PAUSE`].

@@ -143,7 +143,7 @@ pub async fn run(
         Arc::clone(&serving),
         elector.other(),
         FollowerSettings {
-            instance: identity,
+            instance: identity.clone(),
             token: settings.replica_token.clone(),
             name: format!("{}.{}.svc", settings.service, settings.namespace),
             port: settings.grpc_listen.port(),
@@ -155,6 +155,7 @@ pub async fn run(
         Arc::new(ReplicaAuthenticator::new(client.clone(), own.clone())),
         leader.clone(),
         replicas,
+        identity,
     ))
     .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let status = StatusWriter::new(

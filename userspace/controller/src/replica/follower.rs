@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fairlead_wire::replica::verdicts_client::VerdictsClient;
 use fairlead_wire::replica::{
-    Hello, PROTOCOL, ReplicaMessage, Report, Taken, replica_message as message,
+    Claims, Hello, PROTOCOL, ReplicaMessage, Report, Taken, replica_message as message,
 };
 use futures_util::stream::poll_fn;
 use tokio::sync::{mpsc, watch};
@@ -17,10 +17,12 @@ use super::ReplicaMetrics;
 use super::connection::{Channel, bearer};
 use crate::ca::Serving;
 use crate::lease::Leader;
-use crate::scope::{Teller, World};
+use crate::scope::{Sharing, Teller, World};
 
-/// Least time between two Reports; what changes meanwhile goes together.
+/// Least time between two Reports; what changes meanwhile goes together…
 const GAP: Duration = Duration::from_millis(50);
+/// …and where one tells of addresses, which somebody may be about to connect to.
+const CLAIMS_GAP: Duration = Duration::from_millis(10);
 /// How long the leader may take to answer.
 const ANSWER: Duration = Duration::from_secs(15);
 /// Wait before another try, doubled each time up to the longest.
@@ -131,6 +133,7 @@ pub(super) async fn tell(
         protocol: PROTOCOL,
         instance: instance.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        hears_claims: true,
     };
     let gone = |_| Status::cancelled("the connection has ended");
     let say = async |what| out.send(ReplicaMessage { message: Some(what) }).await.map_err(gone);
@@ -140,27 +143,44 @@ pub(super) async fn tell(
         .await
         .map_err(|_| Status::deadline_exceeded("no answer in time"))??
         .into_inner();
+    let sharing = Sharing::with_leader(Arc::clone(&world), instance);
+    let mut heard_all = false;
     let mut teller = Teller::new(world);
     let (mut nonce, mut in_flight) = (0, None::<Instant>);
-    let mut next = Instant::now();
+    let mut last = None::<Instant>;
     loop {
-        let due = in_flight.is_none() && teller.has_news();
+        let claims = sharing.has_news();
+        let due = in_flight.is_none() && (claims || teller.has_news());
+        let now = Instant::now();
+        let next = last.map_or(now, |last| last + if claims { CLAIMS_GAP } else { GAP });
         tokio::select! {
-            answer = answers.message() => match answer? {
-                Some(Taken { nonce: taken }) if taken == nonce => in_flight = None,
-                Some(_) => return Err(Status::invalid_argument("an answer to no Report")),
-                None => return Ok(()),
-            },
+            answer = answers.message() => {
+                let Some(Taken { nonce: taken, claims }) = answer? else { return Ok(()) };
+                if let Some(Claims { nodes, complete }) = claims {
+                    metrics.heard(sharing.hear(nodes));
+                    if complete && !std::mem::replace(&mut heard_all, true) {
+                        sharing.heard_all();
+                    }
+                }
+                match taken {
+                    0 => {}
+                    taken if taken == nonce => in_flight = None,
+                    _ => return Err(Status::invalid_argument("an answer to no Report")),
+                }
+            }
             () = teller.news(), if !due => {}
+            () = sharing.news(), if !due => {}
             () = sleep_until(next), if due => {
                 nonce += 1;
-                let report: Report = teller.report(nonce);
+                let (claims, all) = sharing.next();
+                let mut report = Report { claims, ..teller.report(nonce) };
+                report.complete &= all;
                 say(message::Message::Report(report)).await?;
                 metrics.sent.inc();
                 in_flight = Some(Instant::now());
-                next = Instant::now() + GAP;
+                last = in_flight;
             }
-            () = sleep_until(in_flight.unwrap_or(next) + ANSWER), if in_flight.is_some() => {
+            () = sleep_until(in_flight.unwrap_or(now) + ANSWER), if in_flight.is_some() => {
                 return Err(Status::deadline_exceeded("a Report was not answered in time"));
             }
         }

@@ -1,5 +1,5 @@
-//! What nodes of all replicas say, where status is written: `fairlead.replica.v1.Verdicts`, as its
-//! proto file documents it.
+//! What nodes of all replicas say, where status is written, and the addresses that they claim,
+//! everywhere: `fairlead.replica.v1.Verdicts`, as its proto file documents it.
 //!
 //! The replica that leads takes streams ([`VerdictsService`]), the others keep one to it
 //! ([`Follower`]). What is told, and what is made of it, is in [`crate::scope`].
@@ -13,6 +13,8 @@ use fairlead_telemetry::{Counter, Gauge, Registry};
 pub use follower::{Follower, FollowerSettings};
 pub use service::VerdictsService;
 
+use crate::scope::Heard;
+
 /// The path of the service.
 pub const SERVICE: &str = "/fairlead.replica.v1.Verdicts/";
 
@@ -25,6 +27,8 @@ pub struct ReplicaMetrics {
     refused: Counter,
     sent: Counter,
     ended: Counter,
+    claims: Counter,
+    claims_refused: Counter,
 }
 
 impl ReplicaMetrics {
@@ -36,6 +40,12 @@ impl ReplicaMetrics {
         let metrics = Self { reporting, ..Self::default() };
         metrics.register(registry);
         metrics
+    }
+
+    /// Claims of addresses have been told.
+    fn heard(&self, heard: Heard) {
+        self.claims.add(heard.new);
+        self.claims_refused.add(heard.refused);
     }
 
     fn register(&self, registry: &Registry) {
@@ -51,6 +61,16 @@ impl ReplicaMetrics {
                 "fairlead_replica_streams_ended_total",
                 "Streams to the leading replica that ended or did not come about.",
                 &self.ended,
+            ),
+            (
+                "fairlead_replica_claims_heard_total",
+                "Addresses of pods that other replicas told of before the API server.",
+                &self.claims,
+            ),
+            (
+                "fairlead_replica_claims_refused_total",
+                "Addresses of pods told by other replicas that cannot be, or had no room.",
+                &self.claims_refused,
             ),
         ] {
             registry.adopt(name, help, counter);

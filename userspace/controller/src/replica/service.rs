@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fairlead_wire::replica::verdicts_server::Verdicts;
 use fairlead_wire::replica::{
-    Hello, PROTOCOL, ReplicaMessage, Report, Taken, replica_message as message,
+    Claims, Hello, PROTOCOL, ReplicaMessage, Report, Taken, replica_message as message,
 };
 use futures_util::Stream;
 use futures_util::stream::poll_fn;
@@ -20,12 +20,14 @@ use tonic::{Request, Response, Status, Streaming};
 use super::ReplicaMetrics;
 use crate::auth::{Identify, ReplicaIdentity, bearer};
 use crate::lease::Leadership;
-use crate::scope::{MAX_REPLICAS, Picture, World};
+use crate::scope::{MAX_REPLICAS, Picture, Sharing, World};
 
 /// How long a replica may take for its Hello.
 const GREETING: Duration = Duration::from_secs(10);
 /// How long it may take until it has told all.
 const PICTURE: Duration = Duration::from_secs(60);
+/// Least time between two messages with claims; what changes meanwhile goes together.
+const GAP: Duration = Duration::from_millis(10);
 /// Bytes of an instance and of a version.
 const MAX_TEXT: usize = 512;
 
@@ -40,22 +42,27 @@ struct Shared {
     identify: Arc<dyn Identify<ReplicaIdentity>>,
     leader: Leadership,
     metrics: ReplicaMetrics,
+    /// What this start of this replica is called.
+    instance: String,
     /// The session of each replica, by its pod.
     sessions: Mutex<HashMap<String, (u64, Arc<Notify>)>>,
     last: AtomicU64,
 }
 
 impl VerdictsService {
-    /// Takes what replicas tell that `identify` knows, while this one leads, for `world`.
+    /// Takes what replicas tell that `identify` knows, while this one leads, for `world`. `instance`
+    /// is what this start of it is called.
     #[must_use]
     pub fn new(
         world: Arc<World>,
         identify: Arc<dyn Identify<ReplicaIdentity>>,
         leader: Leadership,
         metrics: ReplicaMetrics,
+        instance: String,
     ) -> Self {
         let (sessions, last) = (Mutex::default(), AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { world, identify, leader, metrics, sessions, last }) }
+        let shared = Shared { world, identify, leader, metrics, instance, sessions, last };
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -177,18 +184,35 @@ async fn take(
     let hello = timeout(GREETING, greet(input))
         .await
         .map_err(|_| Status::deadline_exceeded("no Hello in time"))??;
-    let Hello { instance, version, .. } = hello;
+    let Hello { instance, version, hears_claims, .. } = hello;
+    let shared = Arc::clone(&seat.shared);
+    let Shared { world, metrics, instance: own, .. } = &*shared;
+    let sharing = Sharing::with_follower(Arc::clone(world), own, &instance, hears_claims);
+    // The first time also without any: it says that this is all.
+    let (mut first, mut next_claims) = (hears_claims, Instant::now());
     let mut picture = Some(Picture::of(&version));
     let deadline = Instant::now() + PICTURE;
     let mut last = 0;
     loop {
+        let due = first || sharing.has_news();
         let next = tokio::select! {
             next = input.message() => next?,
+            () = sharing.news(), if !due => continue,
+            () = sleep_until(next_claims), if due => {
+                first = false;
+                let (nodes, complete) = sharing.next();
+                let claims = Some(Claims { nodes, complete });
+                if out.send(Ok(Taken { nonce: 0, claims })).await.is_err() {
+                    return Ok(());
+                }
+                next_claims = Instant::now() + GAP;
+                continue;
+            }
             () = sleep_until(deadline), if picture.is_some() => {
                 return Err(Status::deadline_exceeded("not all was told in time"));
             }
         };
-        let report = match next.map(|next| next.message) {
+        let mut report = match next.map(|next| next.message) {
             Some(Some(message::Message::Report(report))) => report,
             Some(Some(message::Message::Hello(_))) => {
                 return Err(Status::invalid_argument("Hello comes first, and once"));
@@ -202,21 +226,23 @@ async fn take(
             return Err(Status::invalid_argument(format!("Report {nonce} comes after {last}")));
         }
         last = nonce;
+        metrics.heard(sharing.hear(std::mem::take(&mut report.claims)));
         match &mut picture {
-            None => seat.shared.world.amend(seat.session, report)?,
+            None => world.amend(seat.session, report)?,
             Some(begun) => {
                 begun.take(report)?;
                 if complete && let Some(whole) = picture.take() {
-                    seat.shared.world.adopt(seat.session, &seat.replica.pod, &instance, whole);
-                    seat.shared.metrics.reporting.add(1);
+                    world.adopt(seat.session, &seat.replica.pod, &instance, whole);
+                    sharing.heard_all();
+                    metrics.reporting.add(1);
                     seat.told_all = true;
                     let pod = &seat.replica.pod;
                     tracing::info!(pod, instance, version, "a replica has told of its nodes");
                 }
             }
         }
-        seat.shared.metrics.taken.inc();
-        if out.send(Ok(Taken { nonce })).await.is_err() {
+        metrics.taken.inc();
+        if out.send(Ok(Taken { nonce, claims: None })).await.is_err() {
             return Ok(());
         }
     }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_api::{Kind, ObjectKey};
-use fairlead_wire::config::{Ack, Key, Rejection};
+use fairlead_wire::config::{Ack, AddressedPod, Key, Rejection};
 use fairlead_wire::replica::verdicts_client::VerdictsClient;
 use fairlead_wire::replica::verdicts_server::VerdictsServer;
 use fairlead_wire::replica::{
     Hello, PROTOCOL, ReplicaMessage, Report, Stream, replica_message as message,
 };
 use futures_util::future::BoxFuture;
-use futures_util::stream::iter;
+use futures_util::stream::{StreamExt as _, iter};
 use http::HeaderValue;
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -77,6 +77,7 @@ fn leader() -> Leader {
         Arc::new(Names { revoked: receiver }),
         leadership,
         metrics.clone(),
+        "leads".to_owned(),
     );
     let verdicts = Verdicts::new(Arc::clone(&world));
     let service = VerdictsServer::new(service);
@@ -171,7 +172,12 @@ impl Leader {
 }
 
 fn hello() -> message::Message {
-    message::Message::Hello(Hello { protocol: PROTOCOL, instance: "a".into(), version: "1".into() })
+    message::Message::Hello(Hello {
+        protocol: PROTOCOL,
+        instance: "a".into(),
+        version: "1".into(),
+        hears_claims: false,
+    })
 }
 
 async fn end(stream: tokio::task::JoinHandle<Result<(), Status>>) -> Code {
@@ -248,7 +254,7 @@ async fn whom_it_does_not_know_and_what_makes_no_sense_it_refuses() {
     let report = |nonce| message::Message::Report(Report { nonce, ..Report::default() });
     let strange = |protocol, instance: &str| {
         let (instance, version) = (instance.to_owned(), String::new());
-        message::Message::Hello(Hello { protocol, instance, version })
+        message::Message::Hello(Hello { protocol, instance, version, hears_claims: true })
     };
     let stream = Stream { id: 99_999, node: "n".into(), age_millis: 0 };
     let much = Report { nonce: 1, begun: vec![stream], ..Report::default() };
@@ -280,4 +286,85 @@ async fn whom_it_does_not_know_and_what_makes_no_sense_it_refuses() {
         open.push((client.tell(said).await.expect("a stream"), say));
     }
     assert_eq!(leader.say("one-more", vec![hello()]).await, Code::ResourceExhausted);
+}
+
+/// Waits until the pod `p` is handed out with this address; how long that took.
+async fn is_addressed(world: &World, ip: &str) -> Duration {
+    let begun = Instant::now();
+    let key = ObjectKey::new(Kind::Pod, "n", "p");
+    let named = async {
+        while !String::from_utf8_lossy(&world.json(&key).expect("a pod")).contains(ip) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LONG, named).await.expect("it is told");
+    begun.elapsed()
+}
+
+fn claim(uid: &str, ip: &str) -> Vec<AddressedPod> {
+    vec![AddressedPod {
+        uid: uid.to_owned(),
+        namespace: "n".to_owned(),
+        name: "p".to_owned(),
+        addresses: vec![ip.to_owned()],
+    }]
+}
+
+/// Gives the pod `p` a UID, so that claims can be about it.
+fn with_uid(world: Arc<World>) -> Arc<World> {
+    let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {"nodeName": "one"}});
+    world.apply(Kind::Pod, "v1", serde_json::from_value(pod).expect("a pod"));
+    world
+}
+
+#[tokio::test]
+async fn claims_of_addresses_go_both_ways() {
+    let leader = leader();
+    with_uid(Arc::clone(&leader.world));
+    let (first, second) = (with_uid(world()), with_uid(world()));
+    let streams = [leader.follow(&first, "a").await, leader.follow(&second, "b").await];
+    // From one that follows, over the leader, to the other; again and again.
+    let node = first.connect("one", "1", Vec::new());
+    for n in 1..20 {
+        let ip = format!("10.0.0.{n}");
+        first.claim(&node, claim("u", &ip), n == 1);
+        for world in [&leader.world, &second] {
+            let took = is_addressed(world, &ip).await;
+            assert!(took < Duration::from_secs(1), "{took:?}");
+        }
+    }
+    // The node moves to the leader.
+    let node = leader.world.connect("one", "1", Vec::new());
+    leader.world.claim(&node, claim("u", "10.0.1.1"), true);
+    for world in [&first, &second] {
+        is_addressed(world, "10.0.1.1").await;
+    }
+    assert!(leader.metrics.claims.get() >= 1);
+    assert!(streams.iter().all(|stream| !stream.is_finished()));
+}
+
+#[tokio::test]
+async fn a_replica_that_knows_no_claims_is_told_none() {
+    let leader = leader();
+    for (hears_claims, expected) in [(false, 0), (true, 1)] {
+        let hello =
+            Hello { protocol: PROTOCOL, instance: "a".into(), version: "1".into(), hears_claims };
+        let report = Report { nonce: 1, complete: true, ..Report::default() };
+        let said = [message::Message::Hello(hello), message::Message::Report(report)];
+        let said = said.map(|what| ReplicaMessage { message: Some(what) });
+        // It stays until it has its answer.
+        let said = iter(said).chain(futures_util::stream::pending());
+        let mut client = leader.client("pod").await;
+        let mut answers = client.tell(said).await.expect("a stream").into_inner();
+        let mut claims = 0;
+        let mut answered = false;
+        while !answered || claims < expected {
+            let next = timeout(LONG, answers.message()).await.expect("an answer");
+            let next = next.expect("no end").expect("no end");
+            claims += usize::from(next.claims.is_some());
+            answered |= next.nonce == 1;
+        }
+        assert_eq!(claims, expected);
+    }
 }

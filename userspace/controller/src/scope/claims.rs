@@ -23,10 +23,11 @@ use super::World;
 use super::facts::Facts;
 use super::node::Ticket;
 use super::object::{Content, Slot};
+use super::sharing::{By, Origin, Outbox};
 use super::state::{Map, Set, State};
 
 /// Claims of one node: more pods than any kubelet takes at a time.
-const MAX_CLAIMS: usize = 1024;
+pub(super) const MAX_CLAIMS: usize = 1024;
 /// Bytes of the longest UID that is remembered.
 const MAX_UID: usize = 128;
 /// How long a claim waits for the pod's object.
@@ -42,15 +43,40 @@ pub(crate) struct Claims {
     /// Objects whose claim has no room beside others.
     blocked: Set<Slot>,
     /// Objects about which has to be decided again.
-    again: Vec<Slot>,
+    pub(super) again: Vec<Slot>,
+    /// How many of them other replicas told.
+    pub(super) told: usize,
+    /// What other replicas are to be told.
+    pub(super) outboxes: Vec<Outbox>,
 }
 
 #[derive(Debug)]
-struct Claim {
-    addresses: Vec<IpAddr>,
+pub(super) struct Claim {
+    /// The pod, as it is called by whoever claims.
+    pub(super) key: ObjectKey,
+    pub(super) addresses: Vec<IpAddr>,
     since: Instant,
     /// Whether the pod's object has been there.
     met: bool,
+    pub(super) by: By,
+    /// When the stream of the node began by which this was said; `None`: longer ago than others.
+    pub(super) stream: Option<tokio::time::Instant>,
+}
+
+impl Claim {
+    pub(super) fn new(
+        key: ObjectKey,
+        addresses: Vec<IpAddr>,
+        by: By,
+        stream: Option<tokio::time::Instant>,
+    ) -> Self {
+        Self { key, addresses, since: Instant::now(), met: false, by, stream }
+    }
+
+    /// Whether no object has come to it for long.
+    pub(super) fn is_over(&self) -> bool {
+        !self.met && self.since.elapsed() >= OBJECT_PATIENCE
+    }
 }
 
 impl Claims {
@@ -84,17 +110,108 @@ impl Claims {
     }
 
     fn of(&self, node: &str, uid: &str) -> Option<&Claim> {
-        let claim = self.by_node.get(node)?.get(uid)?;
-        (claim.met || claim.since.elapsed() < OBJECT_PATIENCE).then_some(claim)
+        self.by_node.get(node)?.get(uid).filter(|claim| !claim.is_over())
+    }
+
+    /// All claims of a node.
+    pub(super) fn of_node(&self, node: &str) -> impl Iterator<Item = (&str, &Claim)> {
+        let of_node = self.by_node.get(node).into_iter().flatten();
+        of_node.map(|(uid, claim)| (&**uid, claim))
+    }
+
+    /// The nodes with claims.
+    pub(super) fn nodes(&self) -> Vec<Arc<str>> {
+        self.by_node.keys().cloned().collect()
+    }
+
+    /// Whether this object is handed out with what is claimed.
+    pub(super) fn counts(&self, slot: Slot) -> bool {
+        self.plain.contains_key(&slot)
+    }
+
+    /// Takes a claim in, if there is room; whether there was.
+    pub(super) fn insert(&mut self, node: &Arc<str>, uid: &str, claim: Claim) -> bool {
+        let of_node = self.by_node.entry(Arc::clone(node)).or_default();
+        let before = of_node.get(uid);
+        if before.is_none() && of_node.len() >= MAX_CLAIMS {
+            return false;
+        }
+        let news = before.is_none_or(|before| {
+            before.addresses != claim.addresses || before.by.origin() != claim.by.origin()
+        });
+        let (origin, stream) = (claim.by.origin(), claim.stream);
+        self.told += usize::from(origin.is_some());
+        let before = of_node.insert(uid.into(), claim);
+        if let Some(before) = before {
+            let replaced = before.by.origin();
+            self.told -= usize::from(replaced.is_some());
+            if replaced != origin {
+                self.note(&replaced, node, false, None);
+            }
+        }
+        if news {
+            self.note(&origin, node, false, stream);
+        }
+        true
+    }
+
+    /// Somebody says again what is known.
+    pub(super) fn keep(
+        &mut self,
+        node: &Arc<str>,
+        uid: &str,
+        by: By,
+        stream: Option<tokio::time::Instant>,
+    ) {
+        let of_node = self.by_node.get_mut(node);
+        let Some(claim) = of_node.and_then(|of_node| of_node.get_mut(uid)) else { return };
+        claim.stream = stream;
+        let (before, now) = (claim.by.origin(), by.origin());
+        claim.by = by;
+        self.told += usize::from(now.is_some());
+        self.told -= usize::from(before.is_some());
+        if before != now {
+            self.note(&before, node, false, None);
+            self.note(&now, node, false, stream);
+        }
     }
 
     fn drop_one(&mut self, node: &str, uid: &str) {
-        if let Some(of_node) = self.by_node.get_mut(node) {
-            of_node.remove(uid);
-            if of_node.is_empty() {
-                self.by_node.remove(node);
-            }
+        let Some((node, _)) = self.by_node.get_key_value(node) else { return };
+        let node = Arc::clone(node);
+        let Some(of_node) = self.by_node.get_mut(&node) else { return };
+        let Some(claim) = of_node.remove(uid) else { return };
+        if of_node.is_empty() {
+            self.by_node.remove(&node);
         }
+        let origin = claim.by.origin();
+        self.told -= usize::from(origin.is_some());
+        self.note(&origin, &node, false, None);
+    }
+
+    /// Lets claims of a node go; whether there were any.
+    fn let_go(&mut self, node: &Arc<str>, goes: impl Fn(&str, &Claim) -> bool) -> bool {
+        let Some(of_node) = self.by_node.get_mut(node) else { return false };
+        let mut origins: Vec<Origin> = Vec::new();
+        let told = &mut self.told;
+        of_node.retain(|uid, claim| {
+            let goes = goes(uid, claim);
+            if goes {
+                let origin = claim.by.origin();
+                *told -= usize::from(origin.is_some());
+                if !origins.contains(&origin) {
+                    origins.push(origin);
+                }
+            }
+            !goes
+        });
+        if of_node.is_empty() {
+            self.by_node.remove(node);
+        }
+        for origin in &origins {
+            self.note(origin, node, false, None);
+        }
+        !origins.is_empty()
     }
 }
 
@@ -116,26 +233,23 @@ impl State {
         if !self.is_current(ticket) {
             return;
         }
-        let Some(node) = self.node(ticket.node).map(|node| Arc::clone(&node.name)) else { return };
+        let Some(stream) = self.node(ticket.node) else { return };
+        let (node, stream) = (Arc::clone(&stream.name), Some(stream.since));
         if all {
-            self.drop_claims(&node);
+            self.drop_claims(&node, |_, _| true);
+            self.claims.note(&None, &node, true, stream);
         }
-        if let Some(of_node) = self.claims.by_node.get_mut(&node) {
-            of_node.retain(|_, claim| claim.met || claim.since.elapsed() < OBJECT_PATIENCE);
-        }
+        self.drop_claims(&node, |_, claim| claim.is_over());
         for pod in pods {
             let key = ObjectKey::new(Kind::Pod, &pod.namespace, &pod.name);
             let slot = self.by_key.get(&key).copied();
             self.claims.again.extend(slot);
             match addresses_of(&pod) {
                 Some(addresses) if !addresses.is_empty() => {
-                    let of_node = self.claims.by_node.entry(Arc::clone(&node)).or_default();
-                    if of_node.len() >= MAX_CLAIMS && !of_node.contains_key(&*pod.uid) {
+                    let claim = Claim::new(key.clone(), addresses, By::Node, stream);
+                    if !self.claims.insert(&node, &pod.uid, claim) {
                         tracing::warn!(%node, pod = %key, "too many claims of addresses; not used");
-                        continue;
                     }
-                    let claim = Claim { addresses, since: Instant::now(), met: false };
-                    of_node.insert(pod.uid.into(), claim);
                 }
                 Some(_) => self.claims.drop_one(&node, &pod.uid),
                 None => tracing::warn!(%node, pod = %key, "no claim of addresses; not used"),
@@ -144,20 +258,23 @@ impl State {
         self.settle_claims();
     }
 
-    /// Forgets what a node has said, if it has no stream.
+    /// Forgets what a node has said here, if it has no stream.
     pub(crate) fn forget_claims(&mut self, node: &str) {
         if self.streams(node).is_empty() {
-            self.drop_claims(node);
+            let node = self.name(node);
+            self.drop_claims(&node, |_, claim| claim.by == By::Node);
             self.settle_claims();
         }
     }
 
-    fn drop_claims(&mut self, node: &str) {
-        self.claims.by_node.remove(node);
-        let of_node = |facts: &Facts| matches!(facts, Facts::Pod(pod) if *pod.node == *node);
-        let claimed = self.claims.plain.iter().filter(|(_, (_, facts))| of_node(facts));
-        let claimed: Vec<Slot> = claimed.map(|(slot, _)| *slot).collect();
-        self.claims.again.extend(claimed);
+    /// Lets claims of a node go, and has it decided again about its pods.
+    pub(super) fn drop_claims(&mut self, node: &Arc<str>, goes: impl Fn(&str, &Claim) -> bool) {
+        if self.claims.let_go(node, goes) {
+            let of_node = |facts: &Facts| matches!(facts, Facts::Pod(pod) if *pod.node == **node);
+            let claimed = self.claims.plain.iter().filter(|(_, (_, facts))| of_node(facts));
+            let claimed: Vec<Slot> = claimed.map(|(slot, _)| *slot).collect();
+            self.claims.again.extend(claimed);
+        }
     }
 
     /// A pod's object goes.
@@ -177,7 +294,7 @@ impl State {
         facts: Facts,
     ) -> (Content, Facts) {
         let Facts::Pod(pod) = &facts else { return (content, facts) };
-        self.claims.plain.remove(&slot);
+        let counted = self.claims.plain.remove(&slot).is_some();
         let was_blocked = self.claims.blocked.remove(&slot);
         let Some(claim) = self.claims.of(&pod.node, content.uid()) else { return (content, facts) };
         if pod.host_network || pod.over || !pod.addresses.is_empty() {
@@ -185,7 +302,8 @@ impl State {
             self.claims.drop_one(&node, content.uid());
             return (content, facts);
         }
-        let addresses = claim.addresses.clone();
+        let (addresses, origin, stream) =
+            (claim.addresses.clone(), claim.by.origin(), claim.stream);
         let of_others = |ip: &IpAddr| {
             self.addresses.get(ip).is_some_and(|slots| slots.iter().any(|other| *other != slot))
         };
@@ -194,6 +312,10 @@ impl State {
             && let Some(claim) = of_node.get_mut(content.uid())
         {
             claim.met = true;
+        }
+        // Others are told of what counts here.
+        if counted == taken {
+            self.claims.note(&origin, &pod.node, false, stream);
         }
         if taken {
             if !was_blocked {
@@ -216,7 +338,7 @@ impl State {
         while let Some(slot) = self.claims.again.pop() {
             let Some(object) = self.objects.get(slot as usize) else { continue };
             let key = object.key.clone();
-            let plain = self.claims.plain.remove(&slot);
+            let plain = self.claims.plain.get(&slot).cloned();
             let present = || Some((object.content.clone()?, object.facts.clone()));
             let Some((content, facts)) = plain.or_else(present) else { continue };
             if matches!(facts, Facts::Pod(_)) {
@@ -227,7 +349,7 @@ impl State {
 }
 
 /// The addresses of a claim; `None`: it cannot be one.
-fn addresses_of(pod: &AddressedPod) -> Option<Vec<IpAddr>> {
+pub(super) fn addresses_of(pod: &AddressedPod) -> Option<Vec<IpAddr>> {
     if pod.uid.is_empty() || pod.uid.len() > MAX_UID || pod.addresses.len() > MAX_IPS {
         return None;
     }

@@ -11,6 +11,7 @@ use super::*;
 mod claims;
 mod random;
 mod replicas;
+mod sharing;
 
 /// A node as the controller sees it: it takes what it is told and says so.
 struct Client {

@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 use super::Shared;
 use super::frame::Frame;
 use crate::auth::NodeIdentity;
-use crate::scope::{Ticket, now_micros};
+use crate::scope::{CLAIMS_STAY, Ticket, now_micros};
 
 /// How long a node may take for Hello and Inventory.
 const GREETING: Duration = Duration::from_secs(30);
@@ -24,8 +24,6 @@ const GREETING: Duration = Duration::from_secs(30);
 const MAX_INVENTORY: usize = 250_000;
 /// Addresses in one Lookup.
 const MAX_ADDRESSES: usize = 1024;
-/// How long after its last stream it counts what a node said of addresses: its daemon comes again.
-const CLAIMS_STAY: Duration = Duration::from_secs(30);
 /// Lookups that wait for their Found.
 const MAX_LOOKUPS: usize = 256;
 

@@ -4,15 +4,15 @@ use fairlead_wire::config::AddressedPod;
 
 use super::*;
 
-fn starting(world: &World, name: &str, node: &str) -> Event {
+pub(super) fn starting(world: &World, name: &str, node: &str) -> Event {
     put(world, Kind::Pod, object(name, node, json!({"phase": "Pending"})))
 }
 
-fn object(name: &str, node: &str, status: Value) -> Value {
+pub(super) fn object(name: &str, node: &str, status: Value) -> Value {
     json!({"metadata": meta("shop", name), "spec": {"nodeName": node}, "status": status})
 }
 
-fn said(name: &str, addresses: &[&str]) -> AddressedPod {
+pub(super) fn said(name: &str, addresses: &[&str]) -> AddressedPod {
     AddressedPod {
         uid: format!("shop-{name}"),
         namespace: "shop".to_owned(),
@@ -22,20 +22,20 @@ fn said(name: &str, addresses: &[&str]) -> AddressedPod {
 }
 
 /// The addresses that nodes are told of a pod.
-fn told(world: &World, name: &str) -> Vec<String> {
+pub(super) fn told(world: &World, name: &str) -> Vec<String> {
     let json = world.json(&ObjectKey::new(Kind::Pod, "shop", name)).expect("the pod is there");
     let pod: fairlead_api::core::Pod = serde_json::from_slice(&json).expect("a pod");
     pod.ips().map(|ip| ip.to_string()).collect()
 }
 
-fn finds(world: &World, client: &mut Client, address: &str) -> bool {
+pub(super) fn finds(world: &World, client: &mut Client, address: &str) -> bool {
     let known = world.look_up(&client.ticket, &[address.parse().expect("an address")]);
     client.settle(world);
     known
 }
 
-const A: &str = "10.0.0.7";
-const B: &str = "fd00::7";
+pub(super) const A: &str = "10.0.0.7";
+pub(super) const B: &str = "fd00::7";
 
 #[test]
 fn a_claim_counts_until_the_pod_names_addresses() {

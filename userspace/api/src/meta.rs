@@ -10,8 +10,6 @@ use crate::StringMap;
 pub struct ObjectMeta {
     /// Name, unique per kind and namespace.
     pub name: String,
-    /// Prefix from which the API server made the name; names the workload of a pod.
-    pub generate_name: String,
     /// Namespace; empty for cluster-scoped kinds. The reader fills in `default` where a
     /// namespaced object has none.
     pub namespace: String,
@@ -27,8 +25,6 @@ pub struct ObjectMeta {
     pub deletion_timestamp: Option<String>,
     /// Generation of the spec.
     pub generation: i64,
-    /// Opaque version of the object.
-    pub resource_version: String,
     /// Owners; the one with `controller: true` names a pod's workload.
     pub owner_references: Vec<OwnerReference>,
 }

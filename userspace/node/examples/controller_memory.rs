@@ -30,12 +30,13 @@ fn main() -> Result<()> {
     let directory = args.get(2).map_or_else(scratch, PathBuf::from);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.get(3).map(String::as_str) {
-        Some("stream") => runtime.block_on(stream(&directory, services, each)),
+        Some("stream") => runtime.block_on(stream(&directory, services, each, false)),
+        Some("pod") => runtime.block_on(stream(&directory, services, each, true)),
         Some("disk") => runtime.block_on(disk(&directory, services * each)),
-        Some(other) => bail!("{other}: stream or disk"),
+        Some(other) => bail!("{other}: stream, disk or pod"),
         None => {
             println!("{services} services, {} endpoints", services * each);
-            let done = ["stream", "disk"].into_iter().try_for_each(|way| {
+            let done = ["stream", "disk", "pod"].into_iter().try_for_each(|way| {
                 let mut child = Command::new(std::env::current_exe()?);
                 child.args([services.to_string(), each.to_string()]).arg(&directory).arg(way);
                 let status = child.status()?;
@@ -51,8 +52,10 @@ fn scratch() -> PathBuf {
     std::env::temp_dir().join(format!("fairlead-memory-{}", std::process::id()))
 }
 
-/// Everything as it comes when the stream opens, then changes of one endpoint.
-async fn stream(directory: &Path, services: usize, each: usize) -> Result<()> {
+/// Everything as it comes when the stream opens, or (`later`) when a pod comes that reaches it all;
+/// then changes of one endpoint.
+async fn stream(directory: &Path, services: usize, each: usize, later: bool) -> Result<()> {
+    let directory = if later { &directory.join("later") } else { directory };
     let mut node = Node::open(directory, "node-0001")?;
     let before = Memory::now()?;
     let began = Instant::now();
@@ -63,12 +66,13 @@ async fn stream(directory: &Path, services: usize, each: usize) -> Result<()> {
         upserts.push(resource);
         if bytes > UPDATE {
             bytes = 0;
-            take(&mut node, Update { upserts: std::mem::take(&mut upserts), ..Update::default() })
-                .await?;
+            let upserts = std::mem::take(&mut upserts);
+            take(&mut node, Update { upserts, complete: later, ..Update::default() }).await?;
         }
     }
     take(&mut node, Update { upserts, complete: true, ..Update::default() }).await?;
-    println!("\nfrom a stream: {objects} objects in {:?}", began.elapsed());
+    let when = if later { "because of a pod" } else { "when it opens" };
+    println!("\nfrom a stream, {when}: {objects} objects in {:?}", began.elapsed());
     before.tell("everything has come", services * each)?;
     // The disk's thread gives back what it wrote.
     tokio::time::sleep(Duration::from_secs(1)).await;

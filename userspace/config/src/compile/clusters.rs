@@ -1,27 +1,14 @@
 //! Clusters of services: which there are, what numbers they have, and how routes find them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use fairlead_policy::route::ClusterId;
-use foldhash::fast::RandomState;
 
 use super::client::Client;
 use super::host::service_of;
 use super::route::NO_CLUSTER;
 use super::services::{ServiceEntry, Services};
 use crate::model::ClusterPolicy;
-
-/// Names a cluster over all changes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct ClusterKey {
-    /// Host of the service.
-    pub(super) host: Arc<str>,
-    pub(super) port: u16,
-    pub(super) subset: Option<Arc<str>>,
-    /// The clients that use this variant.
-    pub(super) client: Option<Client>,
-}
 
 /// One cluster of a service, without its endpoints.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,31 +27,24 @@ pub(super) struct Variant {
 }
 
 impl Variant {
-    fn find(&self, port: u16, subset: Option<&str>) -> Option<&ClusterSpec> {
+    pub(super) fn find(&self, port: u16, subset: Option<&str>) -> Option<&ClusterSpec> {
         self.clusters.iter().find(|c| c.port == port && c.subset.as_deref() == subset)
     }
 }
 
-/// Gives clusters their numbers. A number belongs to its cluster as long as that exists, and is
-/// not given to another one for the next four billion.
+/// Gives clusters their numbers. A number belongs to its cluster as long as that exists (its
+/// service's [`Variant`]s have it), and is not given to another one for the next four billion.
 #[derive(Debug, Default)]
 pub(super) struct ClusterIds {
-    ids: HashMap<ClusterKey, ClusterId, RandomState>,
     next: u32,
 }
 
 impl ClusterIds {
-    pub(super) fn intern(&mut self, key: ClusterKey) -> ClusterId {
-        let next = &mut self.next;
-        *self.ids.entry(key).or_insert_with(|| {
-            let id = ClusterId(*next);
-            *next = if *next + 1 == NO_CLUSTER.0 { 0 } else { *next + 1 };
-            id
-        })
-    }
-
-    pub(super) fn release(&mut self, key: &ClusterKey) {
-        self.ids.remove(key);
+    /// A number for a new cluster.
+    pub(super) fn give(&mut self) -> ClusterId {
+        let id = ClusterId(self.next);
+        self.next = if id.0 + 1 == NO_CLUSTER.0 { 0 } else { id.0 + 1 };
+        id
     }
 }
 

@@ -43,7 +43,12 @@ impl Compiler {
                     Some(Resource::EndpointSlice(slice)) => Some(slice),
                     _ => None,
                 };
-                let hosts = self.slices.update(&key.namespace, &key.name, slice, &domain);
+                // One text for all who know the service.
+                let known = |namespace: &str, name: &str| {
+                    let host = service_host(namespace, name, &domain);
+                    self.services.host(&host).cloned().unwrap_or(host)
+                };
+                let hosts = self.slices.update(&key.namespace, &key.name, slice, known);
                 dirty.endpoints.extend(hosts);
             }
             (Kind::VirtualService, object) => {

@@ -7,13 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairlead_api::core::{Protocol, Service as ApiService, ServiceType};
-use fairlead_api::{IntOrString, StringMap};
+use fairlead_api::{IntOrString, ObjectKey, StringMap};
 use fairlead_types::{AppProtocol, Labels, WorkloadId};
 use foldhash::fast::RandomState;
 
 use super::client::Client;
 use super::clusters::Variant;
-use super::host::service_host;
 use super::locality::{Preference, Sites};
 use super::problem::Report;
 use crate::model::{Service, ServiceKey};
@@ -36,6 +35,8 @@ pub(super) struct ServiceEntry {
     pub(super) ports: Vec<PortSpec>,
     /// `None`: somebody else writes its EndpointSlices.
     pub(super) selector: Option<Labels>,
+    /// Where [`Services::by_label`] has it.
+    filed_under: Option<u64>,
     pub(super) publish_not_ready: bool,
     pub(super) preference: Preference,
     /// Clusters for everybody (the first), then for single clients.
@@ -50,10 +51,10 @@ impl ServiceEntry {
     /// Compiles the definition; `None` when it is of a kind that has no endpoints here.
     pub(super) fn compile(
         object: &ApiService,
-        domain: &str,
+        host: &Arc<str>,
+        key: &ObjectKey,
         report: &mut Report<'_>,
     ) -> Option<Self> {
-        let metadata = &object.metadata;
         if object.spec.kind == ServiceType::ExternalName {
             report.warning("spec.type", "ExternalName is not supported yet; it has no effect");
             return None;
@@ -92,9 +93,9 @@ impl ServiceEntry {
             }
         }
         let service = Service {
-            host: service_host(&metadata.namespace, &metadata.name, domain),
-            name: metadata.name.as_str().into(),
-            namespace: metadata.namespace.as_str().into(),
+            host: Arc::clone(host),
+            name: Arc::clone(&key.name),
+            namespace: Arc::clone(&key.namespace),
             vips: vips.into(),
         };
         Some(Self {
@@ -107,6 +108,7 @@ impl ServiceEntry {
             selector: (!object.spec.selector.is_empty()).then(|| {
                 object.spec.selector.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect()
             }),
+            filed_under: None,
             publish_not_ready: object.spec.publish_not_ready_addresses,
             preference: Preference::of(object, report),
             variants: Vec::new(),
@@ -143,21 +145,25 @@ impl ServiceEntry {
 /// All services, by host.
 #[derive(Debug, Default)]
 pub(super) struct Services {
-    by_host: HashMap<Arc<str>, ServiceEntry, RandomState>,
+    by_host: HashMap<Arc<str>, Box<ServiceEntry>, RandomState>,
     /// One label of each selector (the rarest when it came) to the services that have it there, in
     /// order; keys are hashes of (namespace, label, value), and what is found is checked.
     by_label: HashMap<u64, Vec<Arc<str>>, RandomState>,
-    filed_under: HashMap<Arc<str>, u64, RandomState>,
     hasher: RandomState,
 }
 
 impl Services {
     pub(super) fn get(&self, host: &str) -> Option<&ServiceEntry> {
-        self.by_host.get(host)
+        self.by_host.get(host).map(|entry| &**entry)
     }
 
     pub(super) fn get_mut(&mut self, host: &str) -> Option<&mut ServiceEntry> {
-        self.by_host.get_mut(host)
+        self.by_host.get_mut(host).map(|entry| &mut **entry)
+    }
+
+    /// The host as it is kept here.
+    pub(super) fn host(&self, host: &str) -> Option<&Arc<str>> {
+        self.by_host.get(host).map(|entry| &entry.service.host)
     }
 
     pub(super) fn contains(&self, host: &str) -> bool {
@@ -168,7 +174,7 @@ impl Services {
         self.by_host.keys()
     }
 
-    pub(super) fn insert(&mut self, entry: ServiceEntry) {
+    pub(super) fn insert(&mut self, mut entry: ServiceEntry) {
         let host = Arc::clone(&entry.service.host);
         self.unfile(&host);
         if let Some(selector) = &entry.selector {
@@ -186,19 +192,19 @@ impl Services {
                     }
                     bucket.insert(at, Arc::clone(&host));
                 }
-                self.filed_under.insert(Arc::clone(&host), label);
+                entry.filed_under = Some(label);
             }
         }
-        self.by_host.insert(host, entry);
+        self.by_host.insert(host, Box::new(entry));
     }
 
     pub(super) fn remove(&mut self, host: &str) -> Option<ServiceEntry> {
         self.unfile(host);
-        self.by_host.remove(host)
+        self.by_host.remove(host).map(|entry| *entry)
     }
 
     fn unfile(&mut self, host: &str) {
-        if let Some(label) = self.filed_under.remove(host)
+        if let Some(label) = self.by_host.get_mut(host).and_then(|e| e.filed_under.take())
             && let Some(bucket) = self.by_label.get_mut(&label)
         {
             if let Ok(at) = bucket.binary_search_by(|other| (**other).cmp(host)) {

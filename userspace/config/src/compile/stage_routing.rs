@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::client::Client;
-use super::clusters::{ClusterKey, ClusterLookup, ClusterSpec, Variant};
+use super::clusters::{ClusterLookup, ClusterSpec, Variant};
 use super::destination_rule::{Effective, selects};
 use super::host::HostPattern;
 use super::locality::{Here, Sites, choose};
@@ -26,10 +26,9 @@ impl Compiler {
                 variants.iter().flat_map(|v| v.clusters.iter().map(|c| c.id)).collect()
             };
             let (before, now) = (ids(&old), ids(&variants));
-            for variant in &old {
-                for spec in variant.clusters.iter().filter(|spec| !now.contains(&spec.id)) {
-                    self.drop_cluster(&host, variant, spec);
-                }
+            let all = old.iter().flat_map(|variant| &variant.clusters);
+            for gone in all.filter(|spec| !now.contains(&spec.id)) {
+                self.drop_cluster(gone);
             }
             if before != now {
                 dirty.units.insert(Unit::Service(Arc::clone(&host)));
@@ -58,6 +57,7 @@ impl Compiler {
         all.insert(0, (None, common));
         let mut variants = Vec::with_capacity(all.len());
         for (client, rules) in all {
+            let before = entry.variants.iter().find(|variant| variant.client == client);
             let mut clusters = Vec::new();
             let subsets = rules.subsets();
             for port in &entry.ports {
@@ -66,13 +66,8 @@ impl Compiler {
                 );
                 for (name, subset) in wanted {
                     let policy = rules.policy(port.number, subset, &self.mesh);
-                    let key = ClusterKey {
-                        host: Arc::clone(host),
-                        port: port.number,
-                        subset: name.clone(),
-                        client: client.clone(),
-                    };
-                    let id = self.ids.intern(key);
+                    let before = before.and_then(|v| v.find(port.number, name.as_deref()));
+                    let id = before.map_or_else(|| self.ids.give(), |before| before.id);
                     clusters.push(ClusterSpec { id, port: port.number, subset: name, policy });
                 }
             }

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::client::Client;
-use super::clusters::{ClusterKey, ClusterSpec, Variant};
+use super::clusters::ClusterSpec;
 use super::host::HostPattern;
 use super::problem::Report;
 use super::services::ServiceEntry;
@@ -15,9 +14,11 @@ impl Compiler {
     pub(super) fn stage_services(&mut self, dirty: &mut Dirty) {
         for (host, (key, object)) in std::mem::take(&mut dirty.services) {
             let mut problems = Vec::new();
+            // One text for all who know the service.
+            let known = self.slices.host(&host).or_else(|| self.services.host(&host));
+            let host = known.cloned().unwrap_or(host);
             let compiled = object.as_ref().and_then(|object| {
-                let mut report = Report::new(&key, &mut problems);
-                ServiceEntry::compile(object, &self.settings.cluster_domain, &mut report)
+                ServiceEntry::compile(object, &host, &key, &mut Report::new(&key, &mut problems))
             });
             self.set_problems(Origin::Object(key), problems, dirty);
             self.replace_service(&host, compiled, dirty);
@@ -143,10 +144,8 @@ impl Compiler {
     fn drop_service(&mut self, host: &Arc<str>, old: ServiceEntry, dirty: &mut Dirty) {
         self.changed = true;
         self.snapshot.services.remove(&old.key);
-        for variant in &old.variants {
-            for spec in &variant.clusters {
-                self.drop_cluster(host, variant, spec);
-            }
+        for spec in old.variants.iter().flat_map(|variant| &variant.clusters) {
+            self.drop_cluster(spec);
         }
         for pod in old.pods {
             if self.targets.set(&pod, host, Vec::new()) {
@@ -155,18 +154,8 @@ impl Compiler {
         }
     }
 
-    pub(super) fn drop_cluster(&mut self, host: &Arc<str>, variant: &Variant, spec: &ClusterSpec) {
+    pub(super) fn drop_cluster(&mut self, spec: &ClusterSpec) {
         self.snapshot.clusters.remove(&spec.id);
-        self.ids.release(&cluster_key(host, variant.client.as_ref(), spec));
         self.changed = true;
-    }
-}
-
-fn cluster_key(host: &Arc<str>, client: Option<&Client>, spec: &ClusterSpec) -> ClusterKey {
-    ClusterKey {
-        host: Arc::clone(host),
-        port: spec.port,
-        subset: spec.subset.clone(),
-        client: client.cloned(),
     }
 }

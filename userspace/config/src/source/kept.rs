@@ -86,6 +86,14 @@ impl File {
         }
     }
 
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, wanted: &ObjectKey) -> Option<&mut Resource> {
+        match self {
+            Self::One { key, resource, .. } => (key == wanted).then_some(resource),
+            Self::Any(state) => state.objects.get_mut(wanted),
+        }
+    }
+
     /// The state of a file of which there is anything to say; `None` for most.
     pub(super) fn flawed(&self) -> Option<&FileState> {
         match self {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use fairlead_api::core::{Node, Service};
 use fairlead_api::{Kind, ObjectKey, Resource, StringMap};
 
 use super::document::{Parsed, Rejected, is_of_security};
@@ -61,6 +62,8 @@ pub struct Store {
     /// The files that are anything but good throughout: few of many, where every object has a file
     /// of its own.
     flawed: BTreeSet<Arc<PathBuf>>,
+    /// What stands for a Service and a Node of which the content was let go.
+    empty: (Arc<Service>, Arc<Node>),
 }
 
 impl FileState {
@@ -110,6 +113,27 @@ impl Store {
         change.problems.extend(load.unlisted.iter().cloned());
         self.unlisted = load.unlisted;
         change
+    }
+
+    /// Lets go of the content of objects that a compiler has taken in, and needs no more to compile
+    /// anything else: Services and Nodes. They stay known, but are empty from here on; written once
+    /// more as they were, they count as changed. Only for whoever asks for no object twice.
+    pub fn let_go(&mut self, keys: &[ObjectKey]) {
+        for key in keys {
+            let empty = match key.kind {
+                Kind::Service => Resource::Service(Arc::clone(&self.empty.0)),
+                Kind::Node => Resource::Node(Arc::clone(&self.empty.1)),
+                _ => continue,
+            };
+            // What several files hold is needed when one of them goes.
+            let file = self.holders.first(key).filter(|_| self.holders.others(key).is_empty());
+            let file = file.and_then(|file| self.files.get_mut(file));
+            let kept = file.and_then(|file| file.get_mut(key));
+            if let (Some(kept), Some(object)) = (kept, self.objects.get_mut(key)) {
+                kept.clone_from(&empty);
+                *object = empty;
+            }
+        }
     }
 
     /// An object.

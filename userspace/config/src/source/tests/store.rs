@@ -408,3 +408,47 @@ fn what_is_left_of_a_refused_pod_or_namespace_counts() {
     assert_eq!(change.removed, std::slice::from_ref(&pod_key));
     assert!(unenrolled(&bed).is_empty());
 }
+
+#[test]
+fn what_is_let_go_stays_known() {
+    let mut bed = Bed::new();
+    let service = |name: &str, port: u16| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: ns}}\nspec: {{ports: [{{port: {port}}}]}}\n"
+        )
+    };
+    let key = |name: &str| ObjectKey::new(Kind::Service, "ns", name);
+    let ports = |bed: &Bed, name: &str| -> Vec<u16> {
+        let Some(Resource::Service(service)) = bed.store.get(&key(name)) else { panic!("{name}") };
+        service.spec.ports.iter().map(|port| port.port).collect()
+    };
+    bed.write("a.yaml", &service("a", 80));
+    bed.write("b.yaml", &format!("{}---\n{}", service("b", 80), namespace("n", "1")));
+    bed.write("c.yaml", &service("c", 80));
+    bed.write("c2.yaml", &service("c", 90));
+    let keys: Vec<ObjectKey> = bed.store.iter().map(|(key, _)| key.clone()).collect();
+    bed.store.let_go(&keys);
+    assert!(ports(&bed, "a").is_empty() && ports(&bed, "b").is_empty());
+    assert_eq!(ports(&bed, "c"), [80], "needed when the other file goes");
+    let Some(Resource::Namespace(_)) = bed.store.get(&ObjectKey::new(Kind::Namespace, "", "n"))
+    else {
+        panic!("another kind")
+    };
+    assert!(bed.apply().is_empty());
+    // A version that is refused changes nothing, one that is good does.
+    assert!(bed.write("a.yaml", &service("a", 80).replace("80", "no")).upserted.is_empty());
+    assert!(bed.store.rejected()[&key("a")].last_good);
+    assert_eq!(names(&bed.write("a.yaml", &service("a", 81)).upserted), ["a"]);
+    assert_eq!(ports(&bed, "a"), [81]);
+    // One of two holders goes, whichever was let go.
+    bed.store.let_go(&[key("a")]);
+    bed.write("a2.yaml", &service("a", 82));
+    std::fs::remove_file(bed.dir.path().join("a.yaml")).unwrap();
+    let change = bed.apply();
+    assert_eq!((names(&change.upserted), ports(&bed, "a")), (vec!["a"], vec![82]));
+    std::fs::remove_file(bed.dir.path().join("a2.yaml")).unwrap();
+    std::fs::remove_file(bed.dir.path().join("b.yaml")).unwrap();
+    let mut removed = names(&bed.apply().removed).join(" ");
+    removed.push('.');
+    assert_eq!(removed, "a b n.");
+}

@@ -136,14 +136,16 @@ impl Core {
                 doubtful.push(Arc::clone(path));
             }
             load.files.push((Arc::clone(path), parsed));
-            let version = Version { version: place.version.clone(), bytes: place.bytes };
+            let version = Version { version: resource.version.into(), bytes: place.bytes };
             self.held.insert(Arc::clone(path), version);
             if let Some(object) = objects::object_key(&key) {
                 paths.insert(object, path);
             }
         }
         let change = self.store.apply(load);
-        for problem in self.follower.apply(&self.store, &change) {
+        let problems = self.follower.apply(&self.store, &change);
+        self.store.let_go(&change.upserted);
+        for problem in problems {
             if problem.severity == Severity::Error
                 && let Some(path) = paths.get(&problem.object)
             {
@@ -304,7 +306,9 @@ impl Core {
             }
         }
         let change = self.store.apply(load);
-        for problem in self.follower.apply(&self.store, &change) {
+        let problems = self.follower.apply(&self.store, &change);
+        self.store.let_go(&change.upserted);
+        for problem in problems {
             if problem.severity != Severity::Error {
                 continue;
             }

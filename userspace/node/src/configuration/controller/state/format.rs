@@ -101,8 +101,6 @@ pub(crate) struct Place {
     pub(crate) length: u32,
     /// Bytes of its JSON.
     pub(crate) bytes: u32,
-    /// Its version.
-    pub(crate) version: Box<str>,
 }
 
 /// What a file holds.
@@ -275,7 +273,6 @@ pub(crate) fn read(input: &mut impl Read, whose: &Identity) -> Result<Contents, 
                     offset: at,
                     length: u32::try_from(length).unwrap_or(u32::MAX),
                     bytes: u32::try_from(resource.json.len()).unwrap_or(u32::MAX),
-                    version: resource.version.into(),
                 };
                 pending.push(Change::Upsert(Arc::new(path), place));
             }

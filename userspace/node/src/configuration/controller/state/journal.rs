@@ -164,7 +164,6 @@ impl Journal {
             offset: self.end,
             length: u32::try_from(payload.len() + AROUND).unwrap_or(u32::MAX),
             bytes: u32::try_from(resource.json.len()).unwrap_or(u32::MAX),
-            version: resource.version.as_str().into(),
         };
         self.append(Kind::Upsert, &payload)?;
         self.staged.push((Arc::clone(path), Some(place)));

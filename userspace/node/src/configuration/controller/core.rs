@@ -30,6 +30,8 @@ const MAX_REFUSED: usize = 10_000;
 const MAX_REFUSED_TEXT: usize = 256;
 /// Refusals in one Ack.
 const MAX_REJECTIONS: usize = 2000;
+/// After so many changed objects, what came and went with them is given back to the kernel.
+const MANY: usize = 1000;
 /// How long an Update waits for a slow disk.
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,6 +47,8 @@ pub(super) struct Core {
     /// What this start of the daemon refuses of that.
     refused: HashMap<Arc<PathBuf>, Rejection>,
     bundle: watch::Sender<Bundle>,
+    /// Objects that have changed since memory was given back.
+    changed: usize,
 }
 
 /// What came in a stream that is not complete yet, or in one Update.
@@ -107,6 +111,7 @@ impl Core {
             held: Held::default(),
             refused: HashMap::new(),
             bundle,
+            changed: 0,
         };
         if journal.contents().end > 0
             && let Err(reason) = core.restore(&journal)
@@ -117,7 +122,16 @@ impl Core {
         }
         let keeper = Keeper::start(journal).context("starting the thread that writes it")?;
         core.status.update(|facts| facts.state_bytes = keeper.bytes());
+        core.rest();
         Ok((core, keeper))
+    }
+
+    /// Nothing is coming at this moment: what the last large change needed is given back.
+    pub(super) fn rest(&mut self) {
+        if self.changed >= MANY {
+            self.changed = 0;
+            fairlead_capture::give_back_memory();
+        }
     }
 
     /// Takes in what is kept: all of it, or nothing.
@@ -145,6 +159,7 @@ impl Core {
         let change = self.store.apply(load);
         let problems = self.follower.apply(&self.store, &change);
         self.store.let_go(&change.upserted);
+        self.changed += change.upserted.len() + change.removed.len();
         for problem in problems {
             if problem.severity == Severity::Error
                 && let Some(path) = paths.get(&problem.object)
@@ -232,9 +247,14 @@ impl Core {
             let parsed = objects::read(&path, &key, &resource.json);
             let faults = objects::faults(&parsed.problems);
             self.refused.remove(&path);
+            // What stays in force stays on disk, for the next start of the daemon. An object that was
+            // never right is written: whom it is for must be refused then as now.
+            let stays = !faults.is_empty() && !staged.full && self.knows(&key);
             named.push(Named { key, version: resource.version.clone(), faults });
             staged.changes.insert(Arc::clone(&path), Some((parsed, version)));
-            entries.push(Entry::Upsert(path, resource));
+            if !stays {
+                entries.push(Entry::Upsert(path, resource));
+            }
         }
         if !trust_bundle_pem.is_empty() && self.trust(&trust_bundle_pem) {
             entries.push(Entry::Trust(trust_bundle_pem));
@@ -293,7 +313,8 @@ impl Core {
             }
         }
         staged.bytes = 0;
-        for (path, change) in staged.changes.drain() {
+        // With its room, which is that of everything.
+        for (path, change) in std::mem::take(&mut staged.changes) {
             match change {
                 None => {
                     self.held.remove(&path);
@@ -308,6 +329,7 @@ impl Core {
         let change = self.store.apply(load);
         let problems = self.follower.apply(&self.store, &change);
         self.store.let_go(&change.upserted);
+        self.changed += change.upserted.len() + change.removed.len();
         for problem in problems {
             if problem.severity != Severity::Error {
                 continue;
@@ -325,12 +347,16 @@ impl Core {
         }
     }
 
+    /// Whether there is a version of an object that could be read.
+    fn knows(&self, key: &Key) -> bool {
+        objects::object_key(key).is_some_and(|object| self.store.get(&object).is_some())
+    }
+
     fn rejections(&self, named: Vec<Named>) -> Vec<Rejection> {
         let refused = named.into_iter().filter(|n| !n.faults.is_empty()).take(MAX_REJECTIONS);
         refused
             .map(|Named { key, version, faults }| {
-                let object = objects::object_key(&key);
-                let last_good = object.is_some_and(|object| self.store.get(&object).is_some());
+                let last_good = self.knows(&key);
                 Rejection { key: Some(key), version, last_good, faults }
             })
             .collect()

@@ -173,3 +173,29 @@ async fn what_was_refused_is_asked_for_again_after_a_restart() {
     assert_eq!((after[1].1.as_str(), &after[1].2), ("", &None));
     assert!(!before[1].1.is_empty());
 }
+
+#[tokio::test]
+async fn the_last_good_version_of_what_was_refused_outlives_the_daemon() {
+    let mut node = Node::new();
+    node.take(update(vec![pod("a", "10.0.0.1")], true)).await.unwrap();
+    // Twice: the second one finds the first refused.
+    for version in ["2", "3"] {
+        let garbage = Resource {
+            version: version.into(),
+            json: b"{\"kind\":".to_vec(),
+            ..pod("a", "10.0.0.1")
+        };
+        let told = node.take(update(vec![garbage], true)).await.unwrap();
+        assert!(told.len() == 1 && told[0].last_good, "{told:?}");
+        assert_eq!(node.core.inventory(false)[0].held[0].version, version);
+    }
+    node.again();
+    assert_eq!(node.pods(), 1);
+    // By its version the controller sees what is missing, and hears of the refusal again.
+    let held = node.core.inventory(false).remove(0).held;
+    assert_eq!((held.len(), held[0].version.as_str()), (1, "1"));
+    let gone = Update { removed: vec![key("a")], complete: true, ..Update::default() };
+    node.take(gone).await.unwrap();
+    node.again();
+    assert_eq!(node.pods(), 0);
+}

@@ -39,4 +39,5 @@ pub use settings::{
     CaptureSettings, DEFAULT_LISTEN_BACKLOG, DEFAULT_MAX_FLOWS, DEFAULT_PIN_DIR, Leaving, PodSpec,
     UnknownNetns,
 };
+pub use sys::memory::give_back_memory;
 pub use sys::mount::{is_bpffs, is_cgroup2};

@@ -76,6 +76,7 @@ async fn stream(directory: &Path, services: usize, each: usize, later: bool) -> 
     before.tell("everything has come", services * each)?;
     // The disk's thread gives back what it wrote.
     tokio::time::sleep(Duration::from_secs(1)).await;
+    node.rest();
     before.tell("and is on disk", services * each)?;
     let began = Instant::now();
     for n in 0..CHANGES {

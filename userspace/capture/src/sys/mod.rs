@@ -4,6 +4,7 @@ pub(crate) mod bpf;
 pub(crate) mod caps;
 pub(crate) mod clock;
 pub(crate) mod ifaddrs;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod netlink;
 pub(crate) mod netns;

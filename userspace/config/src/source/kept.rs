@@ -1,4 +1,4 @@
-//! What the store keeps of files and of who holds which object. Where every object has a file of
+//! What the store keeps of files, and of objects and who holds them. Where every object has a file of
 //! its own there are tens of thousands of either, nearly all of them with one object and one
 //! holder: that form is small.
 
@@ -116,18 +116,74 @@ impl File {
     }
 }
 
-/// The files that hold each object, as they came; the first one counts.
+/// Every object, with the files that hold it as they came, of which the first counts.
 #[derive(Debug, Default)]
-pub(super) struct Holders {
-    first: HashMap<ObjectKey, Arc<PathBuf>>,
-    /// Those after the first, of the few objects that have such.
+pub(super) struct Objects {
+    known: HashMap<ObjectKey, Entry>,
+    /// The files after the first, of the few objects that several hold.
     others: BTreeMap<ObjectKey, Vec<Arc<PathBuf>>>,
+    /// How many there are.
+    count: usize,
 }
 
-impl Holders {
+/// One of the two is there at least.
+#[derive(Debug, Default)]
+struct Entry {
+    /// The first file.
+    file: Option<Arc<PathBuf>>,
+    /// The version that counts.
+    object: Option<Resource>,
+}
+
+impl Objects {
+    /// The version that counts.
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<&Resource> {
+        self.known.get(key)?.object.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, key: &ObjectKey) -> Option<&mut Resource> {
+        self.known.get_mut(key)?.object.as_mut()
+    }
+
+    /// The key as it is kept here.
+    pub(super) fn key(&self, key: &ObjectKey) -> Option<&ObjectKey> {
+        self.known.get_key_value(key).map(|(key, _)| key)
+    }
+
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Resource)> {
+        self.known.iter().filter_map(|(key, entry)| Some((key, entry.object.as_ref()?)))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Sets the version that counts.
+    pub(super) fn insert(&mut self, key: &ObjectKey, object: Resource) {
+        let before = match self.known.get_mut(key) {
+            Some(entry) => entry.object.replace(object).is_some(),
+            None => {
+                self.known.insert(key.clone(), Entry { file: None, object: Some(object) });
+                false
+            }
+        };
+        self.count += usize::from(!before);
+    }
+
+    /// No version counts any more; whether one did.
+    pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
+        let removed = self.known.get_mut(key).is_some_and(|entry| entry.object.take().is_some());
+        self.count -= usize::from(removed);
+        self.tidy(key);
+        removed
+    }
+
     /// The file whose version counts.
     pub(super) fn first(&self, key: &ObjectKey) -> Option<&Arc<PathBuf>> {
-        self.first.get(key)
+        self.known.get(key)?.file.as_ref()
     }
 
     /// The files whose versions are in vain.
@@ -142,10 +198,13 @@ impl Holders {
 
     /// The file holds the object.
     pub(super) fn enter(&mut self, key: &ObjectKey, file: &Arc<PathBuf>) {
-        match self.first.get(key) {
-            None => {
-                self.first.insert(key.clone(), Arc::clone(file));
-            }
+        let Some(entry) = self.known.get_mut(key) else {
+            let entry = Entry { file: Some(Arc::clone(file)), object: None };
+            self.known.insert(key.clone(), entry);
+            return;
+        };
+        match &entry.file {
+            None => entry.file = Some(Arc::clone(file)),
             Some(first) if first == file => {}
             Some(_) => {
                 let others = self.others.entry(key.clone()).or_default();
@@ -158,18 +217,27 @@ impl Holders {
 
     /// The file no longer holds the object.
     pub(super) fn leave(&mut self, key: &ObjectKey, file: &Arc<PathBuf>) {
-        let is_first = self.first.get(key) == Some(file);
+        let Some(entry) = self.known.get_mut(key) else { return };
+        let is_first = entry.file.as_ref() == Some(file);
         if is_first {
-            self.first.remove(key);
+            entry.file = None;
         }
-        let Some(others) = self.others.get_mut(key) else { return };
-        if is_first {
-            self.first.insert(key.clone(), others.remove(0));
-        } else {
-            others.retain(|other| other != file);
+        if let Some(others) = self.others.get_mut(key) {
+            if is_first {
+                entry.file = Some(others.remove(0));
+            } else {
+                others.retain(|other| other != file);
+            }
+            if others.is_empty() {
+                self.others.remove(key);
+            }
         }
-        if others.is_empty() {
-            self.others.remove(key);
+        self.tidy(key);
+    }
+
+    fn tidy(&mut self, key: &ObjectKey) {
+        if self.known.get(key).is_some_and(|e| e.file.is_none() && e.object.is_none()) {
+            self.known.remove(key);
         }
     }
 }
@@ -184,7 +252,7 @@ mod tests {
     fn the_first_that_came_counts_until_it_goes() {
         let key = ObjectKey::new(Kind::Pod, "default", "a");
         let files = ["b", "a", "c"].map(|name| Arc::new(PathBuf::from(name)));
-        let mut holders = Holders::default();
+        let mut holders = Objects::default();
         for file in files.iter().chain(&files) {
             holders.enter(&key, file);
         }
@@ -197,6 +265,17 @@ mod tests {
         assert_eq!((holders.first(&key), holders.shared().count()), (Some(&files[1]), 0));
         holders.leave(&key, &files[1]);
         assert_eq!((holders.first(&key), holders.others(&key).len()), (None, 0));
+        assert!(holders.known.is_empty());
+        // What counts is another question.
+        let pod = Resource::from(fairlead_api::core::Pod::default());
+        holders.insert(&key, pod.clone());
+        holders.insert(&key, pod.clone());
+        assert_eq!((holders.len(), holders.get(&key), holders.first(&key)), (1, Some(&pod), None));
+        holders.enter(&key, &files[0]);
+        holders.leave(&key, &files[0]);
+        assert!(holders.iter().eq([(&key, &pod)]));
+        assert!(holders.remove(&key) && !holders.remove(&key));
+        assert_eq!((holders.len(), holders.known.len()), (0, 0));
     }
 
     #[test]

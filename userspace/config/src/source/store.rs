@@ -4,7 +4,7 @@
 //! those that came together the first in order of paths) and the others are errors. A version that is refused never replaces a good one, and a
 //! file that cannot be read changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use fairlead_api::core::{Node, Service};
 use fairlead_api::{Kind, ObjectKey, Resource, StringMap};
 
 use super::document::{Parsed, Rejected, is_of_security};
-use super::kept::{File, FileState, Holders};
+use super::kept::{File, FileState, Objects};
 use super::loader::Load;
 use super::problem::{ObjectRef, Problem, Severity};
 
@@ -52,9 +52,7 @@ pub struct Refused {
 #[derive(Debug, Default)]
 pub struct Store {
     files: BTreeMap<Arc<PathBuf>, File>,
-    /// The version of each object that counts.
-    objects: HashMap<ObjectKey, Resource>,
-    holders: Holders,
+    objects: Objects,
     rejected: BTreeMap<ObjectKey, Refused>,
     /// What is left of refused Pods and Namespaces without a good version; among `objects`.
     salvaged: BTreeMap<ObjectKey, Resource>,
@@ -87,7 +85,7 @@ impl Store {
             if let Some(state) = self.files.remove(&file) {
                 self.flawed.remove(&file);
                 for key in FileState::from(state).objects.into_keys() {
-                    self.holders.leave(&key, &file);
+                    self.objects.leave(&key, &file);
                     touched.insert(key);
                 }
             }
@@ -126,7 +124,7 @@ impl Store {
                 _ => continue,
             };
             // What several files hold is needed when one of them goes.
-            let file = self.holders.first(key).filter(|_| self.holders.others(key).is_empty());
+            let file = self.objects.first(key).filter(|_| self.objects.others(key).is_empty());
             let file = file.and_then(|file| self.files.get_mut(file));
             let kept = file.and_then(|file| file.get_mut(key));
             if let (Some(kept), Some(object)) = (kept, self.objects.get_mut(key)) {
@@ -145,7 +143,7 @@ impl Store {
     /// The file whose version of an object counts.
     #[must_use]
     pub fn file_of(&self, key: &ObjectKey) -> Option<&Arc<PathBuf>> {
-        self.holders.first(key)
+        self.objects.first(key)
     }
 
     /// How many files there are.
@@ -168,7 +166,7 @@ impl Store {
     /// Whether there is no object.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.objects.len() == 0
     }
 
     /// The objects of which the written version is refused.
@@ -215,7 +213,7 @@ impl Store {
     pub fn problems(&self) -> Vec<Problem> {
         let of_files = self.flawed().flat_map(|(_, state)| &state.problems);
         let mut problems: Vec<Problem> = self.unlisted.iter().chain(of_files).cloned().collect();
-        problems.extend(self.holders.shared().flat_map(|key| self.duplicates(key)));
+        problems.extend(self.objects.shared().flat_map(|key| self.duplicates(key)));
         problems.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
         problems
     }
@@ -245,7 +243,7 @@ impl Store {
             ..FileState::default()
         };
         for resource in parsed.objects {
-            let key = resource.key();
+            let key = self.key_of(&resource);
             if state.objects.contains_key(&key) {
                 state.problems.push(duplicate(file, &key, file));
                 if key.kind.is_security() {
@@ -269,7 +267,7 @@ impl Store {
         }
         state.suspect = parsed.lost && state.suspects(parsed.mentions);
         for key in before.objects.keys().filter(|key| !state.objects.contains_key(*key)) {
-            self.holders.leave(key, file);
+            self.objects.leave(key, file);
             touched.insert(key.clone());
         }
         for (key, resource) in &mut state.objects {
@@ -281,11 +279,24 @@ impl Store {
                 }
                 None => {
                     touched.insert(key.clone());
-                    self.holders.enter(key, file);
+                    self.objects.enter(key, file);
                 }
             }
         }
         self.put(file, state);
+    }
+
+    /// The key of an object, with the name of its namespace as the Namespace has it, if there is one:
+    /// one text for all.
+    fn key_of(&self, resource: &Resource) -> ObjectKey {
+        let mut key = resource.key();
+        let namespace =
+            ObjectKey { kind: Kind::Namespace, namespace: "".into(), name: key.namespace };
+        key.namespace = match self.objects.key(&namespace) {
+            Some(known) => Arc::clone(&known.name),
+            None => namespace.name,
+        };
+        key
     }
 
     fn put(&mut self, file: &Arc<PathBuf>, state: FileState) {
@@ -308,9 +319,9 @@ impl Store {
         let Some(state) = self.files.get_mut(file).and_then(File::flawed_mut) else { return };
         for Rejected { key, .. } in &state.rejected {
             let good = self.objects.get(key).filter(|_| !self.salvaged.contains_key(key));
-            if let (None, Some(good)) = (self.holders.first(key), good) {
-                self.holders.enter(key, file);
+            if let (None, Some(good)) = (self.objects.first(key), good) {
                 state.objects.insert(key.clone(), good.clone());
+                self.objects.enter(key, file);
             }
         }
     }
@@ -318,29 +329,29 @@ impl Store {
     /// Decides which version of an object counts, now that some file has changed it.
     fn settle(&mut self, key: ObjectKey, change: &mut Change) {
         change.problems.extend(self.duplicates(&key));
-        let winner = self.holders.first(&key).and_then(|file| self.files.get(file)?.get(&key));
+        let winner = self.objects.first(&key).and_then(|file| self.files.get(file)?.get(&key));
         let Some(winner) = winner.cloned() else {
-            if self.objects.remove(&key).is_some() {
+            if self.objects.remove(&key) {
                 change.removed.push(key);
             }
             return;
         };
         if self.objects.get(&key) != Some(&winner) {
-            self.objects.insert(key.clone(), winner);
+            self.objects.insert(&key, winner);
             change.upserted.push(key);
         }
     }
 
     /// The problems of an object that several files hold: all but the first are in vain.
     fn duplicates(&self, key: &ObjectKey) -> impl Iterator<Item = Problem> {
-        let first = self.holders.first(key);
-        let others = self.holders.others(key).iter();
+        let first = self.objects.first(key);
+        let others = self.objects.others(key).iter();
         others.filter_map(|file| Some(duplicate(file, key, first?))).collect::<Vec<_>>().into_iter()
     }
 
     /// Whether a good version is in force.
     fn is_good(&self, key: &ObjectKey) -> bool {
-        self.holders.first(key).is_some()
+        self.objects.first(key).is_some()
     }
 
     /// Puts what is left of refused objects in the place of good ones that never were.
@@ -352,14 +363,14 @@ impl Store {
         let before = std::mem::take(&mut self.salvaged);
         for key in before.into_keys() {
             let gone = !salvaged.contains_key(&key) && !self.is_good(&key);
-            if gone && self.objects.remove(&key).is_some() {
+            if gone && self.objects.remove(&key) {
                 change.removed.push(key);
             }
         }
         for (key, resource) in &salvaged {
             change.removed.retain(|removed| removed != key);
             if self.objects.get(key) != Some(resource) {
-                self.objects.insert(key.clone(), resource.clone());
+                self.objects.insert(key, resource.clone());
                 change.upserted.push(key.clone());
             }
         }
@@ -373,7 +384,7 @@ impl Store {
             refused.insert(key.clone(), Refused { last_good, selector: selector.clone() });
         }
         // Of two policies of one name, one has no effect: that must not go unnoticed either.
-        for key in self.holders.shared().filter(|key| key.kind.is_security()) {
+        for key in self.objects.shared().filter(|key| key.kind.is_security()) {
             refused
                 .entry(key.clone())
                 .or_insert(Refused { last_good: true, selector: StringMap::new() });

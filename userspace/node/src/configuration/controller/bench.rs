@@ -53,6 +53,11 @@ impl Node {
         self.core.take(update, &mut self.staged, &self.keeper).await.map(|refused| refused.len())
     }
 
+    /// Does what is done every few seconds.
+    pub fn rest(&mut self) {
+        self.core.rest();
+    }
+
     /// What is in force.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {

@@ -165,6 +165,7 @@ async fn serve(
             _ = touch.tick() => {
                 if staged.synced {
                     keeper.touch(SystemTime::now());
+                    core.rest();
                 }
                 if !keeper.is_lost() {
                     lost = None;

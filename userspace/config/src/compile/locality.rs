@@ -36,7 +36,7 @@ impl Nodes {
     /// Takes a node in, or out; whether its place is another one now.
     pub(super) fn update(&mut self, name: &Arc<str>, object: Option<&KubeNode>) -> bool {
         let label = |node: &KubeNode, keys: [&str; 2]| -> Arc<str> {
-            let found = keys.iter().find_map(|key| node.metadata.labels.get(*key));
+            let found = keys.iter().find_map(|key| node.metadata.labels.get(key));
             found.map(String::as_str).unwrap_or_default().into()
         };
         let place = object

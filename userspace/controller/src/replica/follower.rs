@@ -9,6 +9,7 @@ use fairlead_wire::replica::{
     Claims, Hello, PROTOCOL, ReplicaMessage, Report, Taken, replica_message as message,
 };
 use futures_util::stream::poll_fn;
+use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
@@ -23,6 +24,8 @@ use crate::scope::{Sharing, Teller, World};
 const GAP: Duration = Duration::from_millis(50);
 /// …and where one tells of addresses, which somebody may be about to connect to.
 const CLAIMS_GAP: Duration = Duration::from_millis(10);
+/// Bytes of claims for which there is room beside verdicts.
+const MANY_CLAIMS: usize = 256 << 10;
 /// How long the leader may take to answer.
 const ANSWER: Duration = Duration::from_secs(15);
 /// Wait before another try, doubled each time up to the longest.
@@ -121,6 +124,17 @@ impl Follower {
     }
 }
 
+/// What is to be told next. Many claims go alone: no message may be larger than
+/// [`fairlead_wire::replica::MAX_MESSAGE_BYTES`].
+pub(super) fn next_report(sharing: &Sharing, teller: &mut Teller, nonce: u64) -> Report {
+    let (claims, all) = sharing.next();
+    if claims.iter().map(Message::encoded_len).sum::<usize>() > MANY_CLAIMS {
+        return Report { nonce, claims, ..Report::default() };
+    }
+    let report = teller.report(nonce);
+    Report { claims, complete: report.complete && all, ..report }
+}
+
 /// Tells by one stream until that ends.
 pub(super) async fn tell(
     world: Arc<World>,
@@ -172,9 +186,7 @@ pub(super) async fn tell(
             () = sharing.news(), if !due => {}
             () = sleep_until(next), if due => {
                 nonce += 1;
-                let (claims, all) = sharing.next();
-                let mut report = Report { claims, ..teller.report(nonce) };
-                report.complete &= all;
+                let report = next_report(&sharing, &mut teller, nonce);
                 say(message::Message::Report(report)).await?;
                 metrics.sent.inc();
                 in_flight = Some(Instant::now());

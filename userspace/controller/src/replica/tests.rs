@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use super::connection::Channel;
-use super::follower::tell;
+use super::follower::{next_report, tell};
 use super::*;
 use crate::auth::{Denied, Identify, ReplicaIdentity};
 use crate::lease::Leadership;
-use crate::scope::{Verdicts, World};
+use crate::scope::{Sharing, Teller, Verdicts, World};
 
 const LONG: Duration = Duration::from_secs(10);
 
@@ -367,4 +367,31 @@ async fn a_replica_that_knows_no_claims_is_told_none() {
         }
         assert_eq!(claims, expected);
     }
+}
+
+#[tokio::test]
+async fn many_claims_have_a_message_of_their_own() {
+    let world = world();
+    let node = world.connect("one", "1", Vec::new());
+    let (sharing, mut teller) =
+        (Sharing::with_leader(Arc::clone(&world), "a"), Teller::new(Arc::clone(&world)));
+    let first = next_report(&sharing, &mut teller, 1);
+    assert!(first.complete && first.verdicts.len() == 1 && first.claims.is_empty());
+    for n in 0..400 {
+        let name = format!("p{n}");
+        let pod = json!({"metadata": {"name": name, "namespace": "n", "uid": name},
+            "spec": {"nodeName": "one"}});
+        world.apply(Kind::Pod, "v1", serde_json::from_value(pod).expect("a pod"));
+        let ip = |ip: u32| format!("fd00:1234:5678:9abc:def0:1234:1{n:x}:1{ip:x}");
+        let (uid, namespace) = (name.clone(), "n".to_owned());
+        let addresses = (0..32).map(ip).collect();
+        world.claim(&node, vec![AddressedPod { uid, namespace, name, addresses }], false);
+        put(&world, Kind::AuthorizationPolicy, json!({"name": "b", "namespace": "n", "uid": "u"}));
+    }
+    let alone = next_report(&sharing, &mut teller, 2);
+    assert_eq!((alone.claims.len(), alone.claims[0].pods.len()), (1, 400));
+    assert!(!alone.complete && alone.verdicts.is_empty() && alone.nonce == 2);
+    assert!(teller.has_news() && !sharing.has_news());
+    let rest = next_report(&sharing, &mut teller, 3);
+    assert!(rest.complete && rest.verdicts.len() == 1 && rest.claims.is_empty());
 }

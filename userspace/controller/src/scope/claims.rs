@@ -240,6 +240,7 @@ impl State {
             self.claims.note(&None, &node, true, stream);
         }
         self.drop_claims(&node, |_, claim| claim.is_over());
+        tracing::debug!(%node, all, pods = pods.len(), "a node claims addresses");
         for pod in pods {
             let key = ObjectKey::new(Kind::Pod, &pod.namespace, &pod.name);
             let slot = self.by_key.get(&key).copied();

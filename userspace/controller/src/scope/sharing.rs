@@ -278,7 +278,7 @@ impl State {
             self.claims.note(&Some(Arc::clone(&origin)), &node, true, stream);
         }
         self.settle_claims();
-        tracing::debug!(%node, %origin, anew, new = heard.new, "heard of claims of addresses");
+        tracing::debug!(%node, %origin, anew, new = heard.new, "another replica tells of claims");
         heard
     }
 

@@ -6,14 +6,20 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use fairlead_tests::cluster::{ClusterOptions, app_pod};
 use fairlead_tests::eventually;
-use fairlead_tests::kube::{KubeMesh, READY};
+use fairlead_tests::kube::{KubeMesh, READY, SYSTEM};
+
+use crate::kube_status::{replicas, spread};
 
 const NS: &str = "shop";
-const SYSTEM: &str = "fairlead-system";
 /// How long the pod stays without addresses in its object while it is called.
 const CALLS: u32 = 20;
+const NODES: [usize; 2] = [1, 2];
+/// The logs say when claims are passed on.
+const LOG: &str = "FAIRLEAD_LOG=info,fairlead_controller::scope=debug";
+/// What a replica told is forgotten 30 s after its last stream.
+const FORGOTTEN: Duration = Duration::from_secs(35);
 
-/// Keeps kubelet's reports of pods called `held` out of the API server as soon as they name an
+/// Keeps kubelet's reports of pods called `held…` out of the API server as soon as they name an
 /// address.
 const HOLD: &str = "apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -24,7 +30,7 @@ spec:
     resourceRules:
     - {apiGroups: [''], apiVersions: [v1], operations: [UPDATE], resources: [pods/status]}
   validations:
-  - expression: \"object.metadata.name != 'held' || !has(object.status.podIPs)\"
+  - expression: \"!object.metadata.name.startsWith('held') || !has(object.status.podIPs)\"
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
@@ -34,11 +40,33 @@ spec: {policyName: hold, validationActions: [Deny]}
 ";
 
 /// Whoever hears of a pod's address before the API server does reaches it as a pod of the mesh,
-/// though anybody may talk to it in plaintext.
+/// though anybody may talk to it in plaintext; whichever replicas of the controller serve the two
+/// nodes, and when one of the replicas goes.
 #[test]
 fn a_pod_whose_object_names_no_address_yet_is_reached_as_one_of_the_mesh() -> Result<()> {
     let mesh = KubeMesh::up(&ClusterOptions::default())?;
-    // What a node says is known to the replica that serves it.
+    mesh.kubectl(&["set", "env", "-n", SYSTEM, "deployment/fairlead-controller", LOG])?;
+    mesh.namespace(NS, "istio.io/dataplane-mode: ambient")?;
+    for node in NODES {
+        let client = format!("client-{node}");
+        mesh.apply(&app_pod(&client, NS, &mesh.node_name(node), &["echo", "--http", "8080"]))?;
+    }
+    mesh.ready(NS)?;
+    held_back(&mesh)?;
+    mesh.wait_rollout(SYSTEM, "deployment/fairlead-controller", READY)?;
+
+    // Each node at a replica of its own: from the one that follows to the one that leads, and the
+    // other way around.
+    let far = spread(&mesh)?;
+    let mut held = Vec::new();
+    for node in [far, 3 - far] {
+        let ip = start_held(&mesh, node)?;
+        is_meshed(&mesh, node, ip)?;
+        eprintln!("told to the other replica after {:.1} ms", passed_on(&mesh, node)? * 1e3);
+        held.push((node, ip));
+    }
+
+    // One replica goes; its node tells the other one again.
     mesh.kubectl(&["scale", "-n", SYSTEM, "deployment/fairlead-controller", "--replicas=1"])?;
     eventually("the other replica is gone", READY, || {
         let pods = mesh.json(&["get", "pods", "-n", SYSTEM, "-l", "app=fairlead-controller"])?;
@@ -46,44 +74,87 @@ fn a_pod_whose_object_names_no_address_yet_is_reached_as_one_of_the_mesh() -> Re
         ensure!(left == 1, "{left} are there");
         Ok(Some(()))
     })?;
-    mesh.namespace(NS, "istio.io/dataplane-mode: ambient")?;
-    mesh.apply(&app_pod("client", NS, &mesh.node_name(2), &["echo", "--http", "8080"]))?;
-    mesh.ready(NS)?;
-    held_back(&mesh)?;
+    std::thread::sleep(FORGOTTEN);
+    for (node, ip) in &held {
+        is_meshed(&mesh, *node, *ip)?;
+    }
 
-    let args = ["echo", "--name", "held", "--http", "8080"];
-    mesh.apply(&app_pod("held", NS, &mesh.node_name(1), &args))?;
-    let inside = |command: &[&str]| mesh.in_netns(1, NS, "held", command);
-    let ip: IpAddr = eventually("it has an address and serves", READY, || {
+    // Then the API server has them.
+    mesh.delete(HOLD)?;
+    for (node, ip) in held {
+        eventually("kubelet's report is taken", READY, || {
+            let known = mesh.pod_ips(NS, &format!("held-{node}"))?;
+            ensure!(known.contains(&ip.to_string()), "{known:?}");
+            Ok(Some(()))
+        })?;
+        let url = format!("http://{ip}:8080/MARKER-late");
+        let identity = mesh.identity(NS, &format!("client-{}", 3 - node), &url)?;
+        ensure!(identity.is_some(), "the connection was not one of the mesh");
+    }
+    Ok(())
+}
+
+/// Starts a pod of which the API server hears no address; its address, once it serves.
+fn start_held(mesh: &KubeMesh, node: usize) -> Result<IpAddr> {
+    let name = format!("held-{node}");
+    let args = ["echo", "--name", &name, "--http", "8080"];
+    mesh.apply(&app_pod(&name, NS, &mesh.node_name(node), &args))?;
+    let inside = |command: &[&str]| mesh.in_netns(node, NS, &name, command);
+    eventually("it has an address and serves", READY, || {
         let own = inside(&["ip", "-4", "-o", "addr", "show", "dev", "eth0"])?;
         let own = own.split_whitespace().skip_while(|word| *word != "inet").nth(1);
         let own = own.and_then(|own| own.split('/').next()).context("no address")?;
         let listens = inside(&["ss", "-Hltn", "sport", "=", ":8080"])?;
         ensure!(!listens.trim().is_empty(), "it does not listen");
         Ok(Some(own.parse()?))
-    })?;
-    let client: IpAddr = mesh.pod_ip(NS, "client")?.parse()?;
-    let wire = mesh.observe(1)?;
+    })
+}
+
+/// The client of the other node calls the held pod by its address, under its identity and encrypted,
+/// while the API server does not know that.
+fn is_meshed(mesh: &KubeMesh, node: usize, ip: IpAddr) -> Result<()> {
+    let from = format!("client-{}", 3 - node);
+    let client: IpAddr = mesh.pod_ip(NS, &from)?.parse()?;
+    let wire = mesh.observe(node)?;
     for _ in 0..CALLS {
         let url = format!("http://{ip}:8080/MARKER-early");
-        let identity = mesh.identity(NS, "client", &url)?;
-        ensure!(identity.is_some(), "the connection was not one of the mesh");
+        let identity = mesh.identity(NS, &from, &url)?;
+        let identity = identity.context("the connection was not one of the mesh")?;
+        ensure!(identity.contains(&format!("/ns/{NS}/")), "{identity}");
     }
-    ensure!(mesh.pod_ips(NS, "held")?.is_empty(), "the object names addresses; nothing was shown");
+    let known = mesh.pod_ips(NS, &format!("held-{node}"))?;
+    ensure!(known.is_empty(), "the object names {known:?}; nothing was shown");
     let captured = wire.stop()?;
     captured.assert_no_plaintext("MARKER-early")?;
     ensure!(captured.assert_all_tls(&[ip, client])? > 0, "nothing was seen on the wire");
-
-    // Then the API server has them.
-    mesh.delete(HOLD)?;
-    eventually("kubelet's report is taken", READY, || {
-        let known = mesh.pod_ips(NS, "held")?;
-        ensure!(known.contains(&ip.to_string()), "{known:?}");
-        Ok(Some(()))
-    })?;
-    let identity = mesh.identity(NS, "client", &format!("http://{ip}:8080/MARKER-late"))?;
-    ensure!(identity.is_some(), "the connection was not one of the mesh");
     Ok(())
+}
+
+/// How long it took, by the logs of the two replicas, from a node's last word on addresses to the
+/// other one's having it; seconds.
+fn passed_on(mesh: &KubeMesh, node: usize) -> Result<f64> {
+    let (mut said, mut heard) = (Vec::new(), Vec::new());
+    for pod in replicas(mesh)? {
+        let log = mesh.kubectl(&["logs", "-n", SYSTEM, &pod])?;
+        for line in log.lines().filter(|line| line.contains(&mesh.node_name(node))) {
+            if line.contains("a node claims addresses") {
+                said.push(time_of(line)?);
+            } else if line.contains("another replica tells of claims") && line.contains("new=1") {
+                heard.push(time_of(line)?);
+            }
+        }
+    }
+    let heard = heard.into_iter().max().context("nobody heard")?;
+    let said = said.into_iter().filter(|said| *said <= heard).max().context("nobody said it")?;
+    Ok((heard - said).as_secs_f64())
+}
+
+/// The time of day that a line of a log begins with.
+fn time_of(line: &str) -> Result<Duration> {
+    let time = line.split(['T', 'Z']).nth(1).context("no time")?;
+    let parts = time.split(':').map(str::parse).collect::<Result<Vec<f64>, _>>();
+    let parts = parts.with_context(|| line.to_owned())?;
+    Ok(Duration::from_secs_f64(parts.iter().fold(0.0, |sum, part| sum * 60.0 + part)))
 }
 
 /// Puts [`HOLD`] in force: the API server takes a moment for that.

@@ -38,7 +38,7 @@ const NOWHERE: &str = "nowhere";
 const GOOD: &str = "web";
 
 /// The replica that writes: its pod, and what it calls this start of itself.
-fn holder(cluster: &Cluster) -> Result<(String, String)> {
+pub(crate) fn holder(cluster: &Cluster) -> Result<(String, String)> {
     let lease = cluster.json(&["get", "lease", "-n", SYSTEM, "fairlead-controller"])?;
     let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
     let pod = holder.split('_').next().unwrap_or_default().to_owned();
@@ -46,7 +46,8 @@ fn holder(cluster: &Cluster) -> Result<(String, String)> {
     Ok((pod, holder))
 }
 
-fn replicas(cluster: &Cluster) -> Result<Vec<String>> {
+/// The pods of the controller that are to stay.
+pub(crate) fn replicas(cluster: &Cluster) -> Result<Vec<String>> {
     let pods = cluster.json(&["get", "pods", "-n", SYSTEM, "-l", "app=fairlead-controller"])?;
     let pods = pods["items"].as_array().cloned().unwrap_or_default();
     let there = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
@@ -80,9 +81,9 @@ fn served_by(mesh: &KubeMesh, pod: &str) -> Result<Vec<usize>> {
     Ok(streams.into_iter().filter(|(_, streams)| *streams > 0).map(|(node, _)| node).collect())
 }
 
-/// Has daemons come again until each replica serves a node. Returns that of the one that does not
-/// write.
-fn spread(mesh: &KubeMesh) -> Result<usize> {
+/// Has daemons come again until each replica serves a node, and the one that does not write tells the
+/// other. Returns its node.
+pub(crate) fn spread(mesh: &KubeMesh) -> Result<usize> {
     for n in 1..=TRIES {
         let (leader, _) = holder(mesh)?;
         let all = replicas(mesh)?;
@@ -97,6 +98,11 @@ fn spread(mesh: &KubeMesh) -> Result<usize> {
                 "after {n} tries {follower} serves node {node}; {leader}, which writes, node {}",
                 others[0]
             );
+            eventually("the other replica reports", READY, || {
+                let reporting = metric(mesh, &leader, "fairlead_replicas_reporting")?;
+                ensure!((reporting - 1.0).abs() < f64::EPSILON, "{reporting}");
+                Ok(Some(()))
+            })?;
             return Ok(*node);
         }
         let node = 1 + n % 2;
@@ -209,12 +215,6 @@ fn refusals_of_nodes_at_any_replica_are_told_and_stand_when_the_leader_dies() ->
         mesh.ready(namespace)?;
     }
     let far = spread(&mesh)?;
-    let (leader, _) = holder(&mesh)?;
-    eventually("the other replica reports", READY, || {
-        let reporting = metric(&mesh, &leader, "fairlead_replicas_reporting")?;
-        ensure!((reporting - 1.0).abs() < f64::EPSILON, "{reporting}");
-        Ok(Some(()))
-    })?;
     let only = format!("only-{far}");
     let routes = |host: &str| {
         [

@@ -1,8 +1,11 @@
 //! Bytes: balancing over endpoints (rows 3.1, 3.2), `tcp` routes (3.5, 3.7, 3.10), destinations
 //! that the mesh does not know (3.16), endpoints that refuse (3.19), and their metrics (11.5-11.7).
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use fairlead_tests::{Mesh, PodSpec, ServiceSpec};
+use rustix::process::Signal;
 
 use crate::common::{echo_args, pair, service, share, subsets, versions, virtual_service};
 
@@ -222,5 +225,34 @@ fn a_subset_without_pods_is_a_refusal_not_a_guess() -> Result<()> {
     mesh.logged(0, "UH", |e| e.text("response_flags") == "UH")?;
     let sent = client.send("server:9000", "x\\n", &["--half-close"])?;
     ensure!(!sent.received().contains("hello"), "{}", sent.0);
+    Ok(())
+}
+
+/// A session has the port of the application, which must not be taken for whoever binds it.
+#[test]
+fn an_application_starts_and_starts_again_while_sessions_to_its_ports_are_open() -> Result<()> {
+    let mesh = Mesh::new(2)?;
+    let client = mesh.pod(PodSpec::new("client"))?;
+    let server = mesh.pod(PodSpec::new("server").on(1))?;
+    mesh.service(service("server"));
+    mesh.start()?;
+    let args = echo_args("server", "v1");
+    let works = || -> Result<()> {
+        let reply = client.get("http://server/", &[])?;
+        ensure!(reply.status() == 200, "{}", reply.0);
+        Ok(())
+    };
+    // A client that comes before the application: its session stands.
+    let early = client.get("http://server/", &[])?;
+    ensure!(early.status() == 503, "{}", early.0);
+    let mut first = server.serve(&args).context("the first start, after an early client")?;
+    works()?;
+    let held = client.trickle("server:9000")?;
+    std::thread::sleep(Duration::from_millis(300));
+    first.signal(Signal::KILL)?;
+    first.wait(Duration::from_secs(5))?;
+    let _second = server.serve(&args).context("a start while clients stay")?;
+    works()?;
+    drop(held);
     Ok(())
 }

@@ -85,6 +85,10 @@ pub(crate) fn listen_on_loopback(v6: bool, backlog: i32) -> io::Result<TcpListen
         set_int(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
     bind(socket.as_fd(), SocketAddr::new(ip, 0))?;
+    // Connections that are accepted here have the port of the pod's application: without this, it
+    // could not bind its port while there is one. After bind(): a port of our own is shared with
+    // nobody.
+    set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     // SAFETY: no pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) })?;
     Ok(TcpListener::from(socket))

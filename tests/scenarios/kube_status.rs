@@ -85,9 +85,12 @@ fn served_by(mesh: &KubeMesh, pod: &str) -> Result<Vec<usize>> {
 /// other. Returns its node.
 pub(crate) fn spread(mesh: &KubeMesh) -> Result<usize> {
     for n in 1..=TRIES {
-        let (leader, _) = holder(mesh)?;
-        let all = replicas(mesh)?;
-        ensure!(all.len() == 2, "{all:?}");
+        // After a rollout nobody holds the Lease for a moment.
+        let (leader, all) = eventually("one of two leads", READY, || {
+            let ((leader, _), all) = (holder(mesh)?, replicas(mesh)?);
+            ensure!(all.len() == 2 && all.contains(&leader), "{leader} of {all:?}");
+            Ok(Some((leader, all)))
+        })?;
         let follower = all.iter().find(|pod| **pod != leader).context("no follower")?;
         let (nodes, others) = (served_by(mesh, follower)?, served_by(mesh, &leader)?);
         if let ([node], [_]) = (&nodes[..], &others[..]) {

@@ -1,7 +1,7 @@
 //! Messages between the controller's replicas, the node daemons and the CNI plugin.
 //!
 //! [`config`], [`ca`] and [`replica`] are gRPC; the files below `proto/` define and document them.
-//! [`cni`] is one line of JSON each way over a Unix socket.
+//! [`client`] is how they are called. [`cni`] is one line of JSON each way over a Unix socket.
 
 /// What prost makes of a package of `proto/`.
 #[cfg(feature = "grpc")]
@@ -26,6 +26,8 @@ pub(crate) use generated;
 
 #[cfg(feature = "grpc")]
 pub mod ca;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod cni;
 #[cfg(feature = "grpc")]
 pub mod config;

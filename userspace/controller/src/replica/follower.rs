@@ -4,18 +4,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairlead_wire::client::{Channel, Peer, bearer, client_config};
 use fairlead_wire::replica::verdicts_client::VerdictsClient;
 use fairlead_wire::replica::{
     Claims, Hello, PROTOCOL, ReplicaMessage, Report, Taken, replica_message as message,
 };
 use futures_util::stream::poll_fn;
 use prost::Message;
+use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
 use super::ReplicaMetrics;
-use super::connection::{Channel, bearer};
 use crate::ca::Serving;
 use crate::lease::Leader;
 use crate::scope::{Sharing, Teller, World};
@@ -111,12 +113,19 @@ impl Follower {
     /// One stream, to its end.
     async fn follow(&self, leader: &Leader) -> Result<(), String> {
         let address = leader.address.ok_or("its Lease does not say where it is")?;
-        let token = bearer(&self.settings.token)?;
+        let token = bearer(&self.settings.token).map_err(|e| e.to_string())?;
         let roots = self.serving.client_roots().ok_or("the roots are not known yet")?;
+        let mut store = RootCertStore::empty();
+        for root in roots.roots {
+            store.add(root).map_err(|e| format!("roots: {e}"))?;
+        }
+        let config = client_config(store).map_err(|e| e.to_string())?;
         let FollowerSettings { name, port, .. } = &self.settings;
-        let channel = Channel::open(address, name, roots.roots, token).await?;
-        let origin = format!("https://{name}:{port}").parse().map_err(|e| format!("{e}"))?;
-        let client = VerdictsClient::with_origin(channel, origin);
+        let authority = format!("{name}:{port}").parse().map_err(|e| format!("{name}: {e}"))?;
+        let name = ServerName::try_from(name.clone()).map_err(|e| e.to_string())?;
+        let peer = Peer { address, authority, token };
+        let channel = Channel::open(peer, name, config).await.map_err(|e| e.to_string())?;
+        let client = VerdictsClient::new(channel);
         tracing::info!(leader = leader.identity, %address, "telling the leader of the nodes here");
         tell(Arc::clone(&self.world), client, &self.settings.instance, &self.metrics)
             .await

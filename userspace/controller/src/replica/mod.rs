@@ -4,7 +4,6 @@
 //! The replica that leads takes streams ([`VerdictsService`]), the others keep one to it
 //! ([`Follower`]). What is told, and what is made of it, is in [`crate::scope`].
 
-mod connection;
 mod follower;
 mod service;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_api::{Kind, ObjectKey};
+use fairlead_wire::client::{Channel, Peer};
 use fairlead_wire::config::{Ack, AddressedPod, Key, Rejection};
 use fairlead_wire::replica::verdicts_client::VerdictsClient;
 use fairlead_wire::replica::verdicts_server::VerdictsServer;
@@ -21,7 +22,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
-use super::connection::Channel;
 use super::follower::{next_report, tell};
 use super::*;
 use crate::auth::{Denied, Identify, ReplicaIdentity};
@@ -116,13 +116,16 @@ impl Leader {
         });
         let serve = Builder::new(TokioExecutor::new());
         tokio::spawn(async move { serve.serve_connection(TokioIo::new(far), service).await });
-        let token = HeaderValue::try_from(format!("Bearer {token}")).expect("a header");
-        Channel::over(near, token).await.expect("HTTP/2")
+        let peer = Peer {
+            address: ([127, 0, 0, 1], 15012).into(),
+            authority: "leader:15012".parse().expect("an authority"),
+            token: HeaderValue::try_from(format!("Bearer {token}")).expect("a header"),
+        };
+        Channel::over(near, peer).await.expect("HTTP/2")
     }
 
     async fn client(&self, token: &str) -> VerdictsClient<Channel> {
-        let origin = "https://leader:15012".parse().expect("a URI");
-        VerdictsClient::with_origin(self.channel(token).await, origin)
+        VerdictsClient::new(self.channel(token).await)
     }
 
     /// A replica with these nodes tells this one.

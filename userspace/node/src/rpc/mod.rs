@@ -3,41 +3,31 @@
 //!
 //! Root and token are files that others exchange; they are read for every connection.
 
-mod channel;
-mod credentials;
+mod roots;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+pub use fairlead_wire::client::Channel;
+use fairlead_wire::client::{ClientError, Peer, bearer, client_config};
+use http::uri::Authority;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, version};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-
-pub use channel::Channel;
 
 use crate::settings::ServiceSettings;
 
 /// Resolving a name may take this long.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connecting to one address, TLS and HTTP/2 included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
-/// How often a connection is asked for a sign of life, and how long that may take.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// What the other side may send ahead: one message of the largest size, and some.
-const WINDOW: u32 = 8 << 20;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum RpcError {
     /// The file of roots or of the token.
-    #[error("{0}")]
-    Credentials(String),
+    #[error(transparent)]
+    Credentials(#[from] ClientError),
     /// The name leads nowhere.
     #[error("{name} cannot be resolved: {reason}")]
     Resolve {
@@ -84,33 +74,25 @@ impl Service {
     /// [`RpcError`]: none could be had.
     pub async fn connect(&self) -> Result<Channel, RpcError> {
         let address = &self.settings.address;
-        let roots = credentials::roots(&self.settings.ca_root)?;
-        let token = credentials::bearer(&self.settings.token_file)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&version::TLS13])
-            .map_err(|e| RpcError::Credentials(format!("TLS: {e}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let name = ServerName::try_from(address.host.clone())
-            .map_err(|e| RpcError::Resolve { name: address.host.clone(), reason: e.to_string() })?;
-        let connector = TlsConnector::from(Arc::new(config));
+        let token = bearer(&self.settings.token_file)?;
+        let config = client_config(roots::read(&self.settings.ca_root)?)?;
+        let unnamed = |reason: String| RpcError::Resolve { name: address.host.clone(), reason };
+        let name =
+            ServerName::try_from(address.host.clone()).map_err(|e| unnamed(e.to_string()))?;
+        let authority: Authority = self.authority().parse().map_err(|e| unnamed(format!("{e}")))?;
         let mut last = RpcError::Resolve {
             name: address.host.clone(),
             reason: "there is no address of that name".into(),
         };
         for at in self.resolve().await? {
-            let opening = open(&connector, name.clone(), at);
-            let reason = match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
-                Ok(Ok(sender)) => {
-                    return Ok(Channel::new(sender, token, self.authority(), at));
+            let peer = Peer { address: at, authority: authority.clone(), token: token.clone() };
+            match Channel::open(peer, name.clone(), Arc::clone(&config)).await {
+                Ok(channel) => return Ok(channel),
+                Err(reason) => {
+                    tracing::debug!(address = %at, %reason, "no connection");
+                    last = RpcError::Connect { address: at, reason: reason.to_string() };
                 }
-                Ok(Err(reason)) => reason,
-                Err(_) => format!("no connection within {CONNECT_TIMEOUT:?}"),
-            };
-            tracing::debug!(address = %at, reason, "no connection");
-            last = RpcError::Connect { address: at, reason };
+            }
         }
         Err(last)
     }
@@ -151,33 +133,4 @@ impl Service {
             Err(_) => Err(failed(format!("no answer within {RESOLVE_TIMEOUT:?}"))),
         }
     }
-}
-
-async fn open(
-    connector: &TlsConnector,
-    name: ServerName<'static>,
-    at: SocketAddr,
-) -> Result<channel::Sender, String> {
-    let tcp = TcpStream::connect(at).await.map_err(|e| e.to_string())?;
-    let _ = tcp.set_nodelay(true);
-    let tls = connector.connect(name, tcp).await.map_err(|e| format!("TLS: {e}"))?;
-    if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
-        return Err("it does not speak HTTP/2 (ALPN)".into());
-    }
-    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
-        .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .handshake(TokioIo::new(tls))
-        .await
-        .map_err(|e| format!("HTTP/2: {e}"))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to the control plane ended");
-        }
-    });
-    Ok(sender)
 }

@@ -1,6 +1,6 @@
 //! A pod's addresses between its start and kubelet's report of them, on a real cluster.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -55,6 +55,8 @@ fn a_pod_whose_object_names_no_address_yet_is_reached_as_one_of_the_mesh() -> Re
     held_back(&mesh)?;
     mesh.wait_rollout(SYSTEM, "deployment/fairlead-controller", READY)?;
 
+    nobodys_address_is_not_outside(&mesh)?;
+
     // Each node at a replica of its own: from the one that follows to the one that leads, and the
     // other way around.
     let far = spread(&mesh)?;
@@ -91,6 +93,26 @@ fn a_pod_whose_object_names_no_address_yet_is_reached_as_one_of_the_mesh() -> Re
         let identity = mesh.identity(NS, &format!("client-{}", 3 - node), &url)?;
         ensure!(identity.is_some(), "the connection was not one of the mesh");
     }
+    Ok(())
+}
+
+/// An address in the range of a node's pods that nobody has may be somebody's in a moment, before the
+/// callers' node knows: nothing goes there in plaintext. The range's gateway is the node itself.
+fn nobodys_address_is_not_outside(mesh: &KubeMesh) -> Result<()> {
+    let neighbour: Ipv4Addr = mesh.pod_ip(NS, "client-2")?.parse()?;
+    let [a, b, c, _] = neighbour.octets();
+    let (nobody, gateway) = (Ipv4Addr::new(a, b, c, 250), Ipv4Addr::new(a, b, c, 1));
+    let call = |url: &str| mesh.get(NS, "client-1", url, &["--timeout-ms=5000"]);
+    let refused = call(&format!("http://{nobody}:8080/"))?;
+    ensure!(refused.error().contains("reset"), "{}", refused.0);
+    eventually("the reason in the log", READY, || {
+        let log = mesh.node_log(1)?;
+        let said = log.lines().find(|line| line.contains(&format!("{nobody}:8080")));
+        ensure!(said.context("no line")?.contains("no_pod_is_known_to_have_it"), "{said:?}");
+        Ok(Some(()))
+    })?;
+    let node = call(&format!("http://{gateway}:15020/ready"))?;
+    ensure!(node.status() == 200, "the gateway of the range: {}", node.0);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 
 use crate::binaries::Binaries;
 use crate::cgroups;
@@ -174,11 +175,23 @@ impl Cluster {
             self.spawn(Component::KubeProxy(number))?;
         }
         self.wait_for_nodes()?;
+        for number in 1..=nodes {
+            self.tell_pod_ranges(number)?;
+        }
         if options.wait_for_dns && nodes > 0 {
             say("waiting for CoreDNS");
             self.wait_for_dns()?;
         }
         Ok(())
+    }
+
+    /// Puts the ranges of a node's pods into its object, as the controller that allocates them does
+    /// elsewhere.
+    fn tell_pod_ranges(&self, number: usize) -> Result<()> {
+        let ranges = self.plan().pods_of(number);
+        let spec = json!({"spec": {"podCIDR": ranges.first(), "podCIDRs": ranges}}).to_string();
+        let name = self.node_name(number);
+        self.kubectl().run(&["patch", "node", &name, "--type=merge", "-p", &spec]).map(drop)
     }
 
     /// Imports images (archives as of `docker save`) into all nodes.

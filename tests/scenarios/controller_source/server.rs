@@ -465,7 +465,7 @@ async fn serve(shared: &Shared, mut said: Streaming<NodeMessage>, answers: &Answ
         }
         for lookup in asked.drain(..) {
             let known = hidden(shared, &lookup.addresses);
-            let found = Found { id: lookup.id, known };
+            let found = Found { id: lookup.id, known, ..Found::default() };
             send(answers, controller_message::Message::Found(found)).await?;
         }
         asked.append(&mut told.later);

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairlead_api::core::{EndpointSlice, Namespace, Pod, PodPhase, Service};
+use fairlead_api::core::{EndpointSlice, Namespace, Node, Pod, PodPhase, Service};
 use fairlead_api::{Kind, ObjectKey};
 use fairlead_config::enrolment::Enrolment;
 use serde_json::Value;
 
+use super::pod_ranges::{self, Range};
 use super::reach::{Egress, Export};
 
 /// Annotation of a Service that stands for `exportTo`.
@@ -24,6 +25,8 @@ pub(crate) enum Facts {
     None,
     /// A namespace: whether it enrols the pods that do not say anything themselves.
     Namespace { enrols: bool },
+    /// A node: the ranges of its pods.
+    Node { ranges: Vec<Range> },
     /// A pod.
     Pod(PodFacts),
     /// A service.
@@ -61,6 +64,8 @@ impl Facts {
                 let enrols = Enrolment::of(&Pod::default(), labels.as_ref()).is_enrolled();
                 Self::Namespace { enrols }
             }
+            Kind::Node => read::<Node>(json)
+                .map_or(Self::None, |node| Self::Node { ranges: pod_ranges::of_node(&node) }),
             Kind::Pod => read::<Pod>(json).map_or(Self::None, |pod| Self::Pod(pod_facts(&pod))),
             Kind::Service => {
                 read::<Service>(json).map_or(Self::None, |service| service_facts(&service))

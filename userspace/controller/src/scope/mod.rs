@@ -19,6 +19,7 @@ mod node;
 mod node_set;
 mod object;
 mod picture;
+mod pod_ranges;
 mod reach;
 mod replicas;
 mod sharing;
@@ -37,7 +38,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
-pub(crate) use node::{Batch, Ticket, now_micros};
+pub(crate) use node::{Batch, LookedUp, Ticket, now_micros};
 use object::Content;
 pub(crate) use picture::Picture;
 pub(crate) use replicas::MAX_REPLICAS;
@@ -230,7 +231,7 @@ impl World {
         refused
     }
 
-    pub(crate) fn look_up(&self, ticket: &Ticket, addresses: &[IpAddr]) -> bool {
+    pub(crate) fn look_up(&self, ticket: &Ticket, addresses: &[IpAddr]) -> LookedUp {
         self.state.lock().look_up(ticket, addresses)
     }
 

@@ -26,6 +26,15 @@ const MAX_STREAMS: usize = 2;
 /// Things outside of its scope that a node may have asked for; the oldest goes for a new one.
 const MAX_LOOKED_UP: usize = 4096;
 
+/// What is known of addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LookedUp {
+    /// Anything of any of them.
+    pub(crate) known: bool,
+    /// Those in the range of a node's pods that nobody is known to have.
+    pub(crate) unclaimed: Vec<IpAddr>,
+}
+
 /// A node that has a stream.
 #[derive(Debug)]
 pub(crate) struct NodeState {
@@ -354,18 +363,20 @@ impl State {
         count
     }
 
-    /// Finds what has an address, and has the node told about it from now on. Whether anything is
-    /// known about any of them.
-    pub(crate) fn look_up(&mut self, ticket: &Ticket, addresses: &[IpAddr]) -> bool {
+    /// Finds what has an address, and has the node told about it from now on.
+    pub(crate) fn look_up(&mut self, ticket: &Ticket, addresses: &[IpAddr]) -> LookedUp {
+        let mut all = LookedUp::default();
         if !self.is_current(ticket) {
-            return false;
+            return all;
         }
         let node = ticket.node;
-        let mut known = false;
         for ip in addresses {
             let found = self.addresses.get(&ip.to_canonical()).cloned().unwrap_or_default();
+            if found.is_empty() && self.pod_ranges.is_of_a_pod(ip.to_canonical()) {
+                all.unclaimed.push(*ip);
+            }
             for slot in found {
-                known = true;
+                all.known = true;
                 let key = self.object(slot).key.clone();
                 let looked = match key.kind {
                     Kind::Service => {
@@ -384,7 +395,7 @@ impl State {
                 }
             }
         }
-        known
+        all
     }
 
     fn remember(&mut self, node: NodeId, looked: Looked) {

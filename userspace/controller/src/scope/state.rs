@@ -14,6 +14,7 @@ use super::facts::{Facts, PodFacts};
 use super::node::NodeState;
 use super::node_set::{NodeId, NodeSet};
 use super::object::{Content, Object, Slot};
+use super::pod_ranges::PodRanges;
 use super::reach::Reach;
 use super::replicas::Replicas;
 use super::telling::Telling;
@@ -42,6 +43,7 @@ pub(crate) struct State {
     pub(crate) pod_units: Map<PodName, Vec<(UnitId, Slot)>>,
     pub(crate) pods_by_node: Map<Arc<str>, Set<Slot>>,
     pub(crate) addresses: Map<IpAddr, Vec<Slot>>,
+    pub(super) pod_ranges: PodRanges,
     /// Addresses of pods that their nodes have told of before the API server.
     pub(crate) claims: Claims,
     /// The namespaces that enrol their pods.
@@ -337,6 +339,14 @@ impl State {
             Kind::Namespace => {
                 let enrols = matches!(facts, Facts::Namespace { enrols: true });
                 self.set_enrolling(&key.name, enrols);
+                self.refresh(slot);
+            }
+            Kind::Node => {
+                let ranges = |facts: &Facts| match facts {
+                    Facts::Node { ranges } => ranges.clone(),
+                    _ => Vec::new(),
+                };
+                self.pod_ranges.replace(&ranges(&old), &ranges(&facts));
                 self.refresh(slot);
             }
             Kind::Pod => {

@@ -387,17 +387,25 @@ fn addresses_are_looked_up() {
     let mut one = Client::connect(&world, "one");
     assert!(!one.names().contains(&"Pod b/web-0"));
     let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
-    assert!(!world.look_up(&one.ticket, &[ip("192.0.2.1")]));
-    assert!(world.look_up(&one.ticket, &[ip("192.0.2.1"), ip("::ffff:10.0.0.2")]));
+    assert_eq!(world.look_up(&one.ticket, &[ip("192.0.2.1")]), LookedUp::default());
+    assert!(world.look_up(&one.ticket, &[ip("192.0.2.1"), ip("::ffff:10.0.0.2")]).known);
     one.settle(&world);
     assert!(one.names().contains(&"Pod b/web-0") && !one.names().contains(&"Service b/web"));
-    assert!(world.look_up(&one.ticket, &[ip("10.96.1.3")]), "services have one address here");
+    assert!(world.look_up(&one.ticket, &[ip("10.96.1.3")]).known, "services have one address here");
     one.settle(&world);
     assert!(one.names().contains(&"EndpointSlice b/web-1"), "{:?}", one.names());
     // From then on it is told of changes.
     drop_object(&world, Kind::Pod, "b", "web-0");
     one.settle(&world);
     assert!(!one.names().contains(&"Pod b/web-0"));
+    // In the range of a node's pods, it is nobody's for now, and not outside of the mesh.
+    let node = json!({"metadata": {"name": "two"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}});
+    put(&world, Kind::Node, node);
+    let asked = [ip("10.0.0.2"), ip("10.0.0.1"), ip("10.0.1.2")];
+    let found = world.look_up(&one.ticket, &asked);
+    assert_eq!(found, LookedUp { known: true, unclaimed: vec![ip("10.0.0.2")] });
+    put(&world, Kind::Node, json!({"metadata": {"name": "two"}}));
+    assert!(world.look_up(&one.ticket, &asked).unclaimed.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -221,9 +221,9 @@ mod tests {
             assert_eq!((message[0], &message[5..]), (0, bytes.as_slice()));
             assert_eq!(read.message, Some(controller_message::Message::Update(update)));
         }
-        let found = Found { id: 3, known: true };
+        let found = Found { id: 3, known: true, unclaimed: vec!["10.0.0.1".to_owned()] };
         let mut bytes = Vec::new();
-        Frame::Found(found).write(&mut bytes);
+        Frame::Found(found.clone()).write(&mut bytes);
         let read = ControllerMessage::decode(bytes.as_slice()).expect("a message");
         assert_eq!(read.message, Some(controller_message::Message::Found(found)));
     }

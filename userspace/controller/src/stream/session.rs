@@ -257,8 +257,9 @@ impl Session<'_> {
         }
         let addresses: Vec<IpAddr> =
             lookup.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-        let known = self.shared.world.look_up(self.ticket, &addresses);
-        self.lookups.push_back(Found { id: lookup.id, known });
+        let found = self.shared.world.look_up(self.ticket, &addresses);
+        let unclaimed = found.unclaimed.iter().map(ToString::to_string).collect();
+        self.lookups.push_back(Found { id: lookup.id, known: found.known, unclaimed });
         // Somebody waits for it.
         self.next = Instant::now();
         Ok(())

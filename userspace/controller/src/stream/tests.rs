@@ -329,7 +329,8 @@ async fn found_comes_after_what_was_found() {
     node.ack(&first).await;
     let second = node.update().await;
     assert_eq!(second.upserts.len(), 1);
-    let found = |id, known| controller_message::Message::Found(Found { id, known });
+    let found =
+        |id, known| controller_message::Message::Found(Found { id, known, ..Found::default() });
     assert_eq!(node.next().await.expect("a message"), found(1, true));
     node.ack(&second).await;
     node.say.send(lookup(2, "10.0.0.8")).await.expect("it is heard");
@@ -392,7 +393,7 @@ async fn what_a_node_says_of_its_pods_addresses_is_found() {
     one.say.send(node_message::Message::Lookup(lookup)).await.expect("it is heard");
     let update = one.update().await;
     assert_eq!(update.upserts.len(), 1);
-    let found = Found { id: 1, known: true };
+    let found = Found { id: 1, known: true, ..Found::default() };
     assert_eq!(one.next().await.expect("a message"), controller_message::Message::Found(found));
     // More than is allowed.
     let many = PodAddresses { pods: vec![AddressedPod::default(); 2000], all: false };

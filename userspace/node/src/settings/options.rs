@@ -163,7 +163,8 @@ pub struct ControllerOptions {
     pub keep_certificates: Option<bool>,
 
     /// What a pod's connection to a private address gets that nobody knows and that the
-    /// controller cannot be asked about: it may be a pod of the mesh [default: refuse]
+    /// controller cannot be asked about, or that is one of a node's pods by its range and nobody's
+    /// for now: it may be a pod of the mesh [default: refuse]
     #[arg(long, value_name = "POLICY", env = "FAIRLEAD_UNANSWERED")]
     pub unanswered: Option<Unanswered>,
 }

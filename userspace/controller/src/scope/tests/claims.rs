@@ -29,9 +29,9 @@ pub(super) fn told(world: &World, name: &str) -> Vec<String> {
 }
 
 pub(super) fn finds(world: &World, client: &mut Client, address: &str) -> bool {
-    let known = world.look_up(&client.ticket, &[address.parse().expect("an address")]);
+    let found = world.look_up(&client.ticket, &[address.parse().expect("an address")]);
     client.settle(world);
-    known
+    found.known
 }
 
 pub(super) const A: &str = "10.0.0.7";

@@ -26,6 +26,12 @@ const RETURN: Duration = Duration::from_secs(2);
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 /// How long it counts while nobody can be asked.
 const UNKNOWN_FOR_WITHOUT: Duration = Duration::from_secs(3600);
+/// How long it counts that an address of the pods' ranges is nobody's: until its pod is known, its
+/// connections are refused.
+const UNCLAIMED_FOR: Duration = Duration::from_millis(200);
+/// Why they are.
+const UNCLAIMED: &str = "this address is in the range of a node's pods, and no pod is known to have \
+                         it: one is starting, or has gone";
 /// Addresses of which it is remembered that nothing is known.
 const MAX_UNKNOWN: usize = 4096;
 
@@ -43,10 +49,22 @@ struct State {
     /// Since when there is no stream.
     without_since: Option<tokio::time::Instant>,
     /// Addresses that the controller is being asked about, and who wants to know.
-    waiting: HashMap<IpAddr, watch::Sender<Option<bool>>>,
+    waiting: HashMap<IpAddr, watch::Sender<Option<Told>>>,
     /// Questions under way.
     sent: HashMap<u64, Vec<IpAddr>>,
     unknown: HashMap<IpAddr, Instant>,
+    unclaimed: HashMap<IpAddr, Instant>,
+}
+
+/// What became of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// What is known is in the snapshot.
+    Look,
+    /// The address is nobody's for now, and not outside of the mesh.
+    Unclaimed,
+    /// Nobody answers.
+    Nothing,
 }
 
 impl Lookups {
@@ -65,16 +83,25 @@ impl Lookups {
         self.state.lock().sent.insert(id, addresses);
     }
 
-    /// The answer: what is known is in the snapshot.
-    pub(super) fn found(&self, id: u64, known: bool) {
+    /// The answer: what is known is in the snapshot. `unclaimed`: nobody is known to have these of
+    /// the pods' addresses.
+    pub(super) fn found(&self, id: u64, known: bool, unclaimed: &[String]) {
+        let unclaimed: Vec<IpAddr> =
+            unclaimed.iter().filter_map(|text| text.parse().ok()).take(LOOKUP_BATCH).collect();
         let mut state = self.state.lock();
         let now = Instant::now();
         for address in state.sent.remove(&id).unwrap_or_default() {
-            if !known {
-                state.remember(address, now);
-            }
+            let told = if self.policy == Unanswered::Refuse && unclaimed.contains(&address) {
+                remember(&mut state.unclaimed, address, now, UNCLAIMED_FOR);
+                Told::Unclaimed
+            } else {
+                if !known {
+                    remember(&mut state.unknown, address, now, UNKNOWN_FOR);
+                }
+                Told::Look
+            };
             if let Some(waiting) = state.waiting.remove(&address) {
-                waiting.send_replace(Some(true));
+                waiting.send_replace(Some(told));
             }
         }
         drop(state);
@@ -92,7 +119,7 @@ impl Lookups {
         waiting.retain(|address, waiting| {
             let refused = self.is_refused(&state, *address);
             if !refused {
-                waiting.send_replace(Some(false));
+                waiting.send_replace(Some(Told::Nothing));
             }
             refused
         });
@@ -100,7 +127,7 @@ impl Lookups {
             if let Some(asking) = waiting.get(&address)
                 && self.ask.try_send(address).is_err()
             {
-                asking.send_replace(Some(false));
+                asking.send_replace(Some(Told::Nothing));
             }
         }
         state.waiting = waiting;
@@ -110,8 +137,11 @@ impl Lookups {
         matches!(self.without(state, address), Answer::Refused(_))
     }
 
-    fn begin(&self, address: IpAddr) -> Result<watch::Receiver<Option<bool>>, Answer> {
+    fn begin(&self, address: IpAddr) -> Result<watch::Receiver<Option<Told>>, Answer> {
         let mut state = self.state.lock();
+        if state.unclaimed.get(&address).is_some_and(|at| at.elapsed() < UNCLAIMED_FOR) {
+            return Err(Answer::Refused(UNCLAIMED));
+        }
         if state.knows_nothing(address, UNKNOWN_FOR) {
             return Err(Answer::Unknown);
         }
@@ -149,7 +179,10 @@ impl Lookups {
         };
         let mut state = loop {
             match tokio::time::timeout(PATIENCE, told.wait_for(Option::is_some)).await {
-                Ok(Ok(answer)) if *answer == Some(true) => return Answer::LookAgain,
+                Ok(Ok(answer)) if *answer == Some(Told::Look) => return Answer::LookAgain,
+                Ok(Ok(answer)) if *answer == Some(Told::Unclaimed) => {
+                    return Answer::Refused(UNCLAIMED);
+                }
                 answered => drop(answered),
             }
             let unanswered = told.borrow_and_update().is_none();
@@ -177,17 +210,18 @@ impl State {
         self.without_since.is_some_and(|since| since.elapsed() < RETURN)
     }
 
-    fn remember(&mut self, address: IpAddr, now: Instant) {
-        if self.unknown.len() >= MAX_UNKNOWN {
-            self.unknown.retain(|_, at| now.duration_since(*at) < UNKNOWN_FOR);
-        }
-        if self.unknown.len() < MAX_UNKNOWN {
-            self.unknown.insert(address, now);
-        }
-    }
-
     fn knows_nothing(&self, address: IpAddr, limit: Duration) -> bool {
         self.unknown.get(&address).is_some_and(|at| at.elapsed() < limit)
+    }
+}
+
+/// Remembers an address, in place of those that count no longer where there is no room.
+fn remember(all: &mut HashMap<IpAddr, Instant>, address: IpAddr, now: Instant, counts: Duration) {
+    if all.len() >= MAX_UNKNOWN {
+        all.retain(|_, at| now.duration_since(*at) < counts);
+    }
+    if all.len() < MAX_UNKNOWN {
+        all.insert(address, now);
     }
 }
 

@@ -24,7 +24,7 @@ async fn one_question_serves_all_who_wait_and_its_answer_is_remembered() {
     assert_eq!(asked.recv().await, Some(ip("10.0.0.1")));
     lookups.sent(1, vec![ip("10.0.0.1")]);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    lookups.found(1, false);
+    lookups.found(1, false, &[]);
     for one in many {
         assert_eq!(one.await.unwrap(), Answer::LookAgain);
     }
@@ -81,7 +81,7 @@ async fn the_next_stream_answers_what_the_last_one_did_not() {
     assert_eq!(asked.recv().await, Some(ip("10.0.0.2")));
     lookups.connected();
     lookups.sent(1, vec![ip("10.0.0.1"), ip("10.0.0.2")]);
-    lookups.found(1, true);
+    lookups.found(1, true, &[]);
     assert_eq!(private.await.unwrap(), Answer::LookAgain);
     assert_eq!(later.await.unwrap(), Answer::LookAgain);
     // No stream comes: not for ever.
@@ -112,5 +112,37 @@ async fn a_silent_controller_is_waited_for_no_longer_than_a_second() {
         .collect();
     for one in many {
         assert!(matches!(one.await.unwrap(), Answer::Refused(_)));
+    }
+}
+
+#[tokio::test]
+async fn addresses_of_pods_that_nobody_is_known_to_have_are_refused() {
+    for (policy, refused) in [(Unanswered::Refuse, true), (Unanswered::Pass, false)] {
+        let (lookups, mut asked) = lookups(policy);
+        lookups.connected();
+        let ask = |text: &'static str| {
+            let lookups = Arc::clone(&lookups);
+            tokio::spawn(async move { lookups.look_up(ip(text)).await })
+        };
+        let (starting, outside) = (ask("10.0.0.7"), ask("192.0.2.1"));
+        let both = vec![asked.recv().await.unwrap(), asked.recv().await.unwrap()];
+        lookups.sent(1, both);
+        lookups.found(1, false, &["10.0.0.7".to_owned(), "nonsense".to_owned()]);
+        let answer = starting.await.unwrap();
+        assert_eq!(answer == Answer::Refused(UNCLAIMED), refused, "{answer:?}");
+        assert_eq!(outside.await.unwrap(), Answer::LookAgain);
+        let again = lookups.look_up(ip("10.0.0.7")).await;
+        assert_eq!(again == Answer::Refused(UNCLAIMED), refused, "{again:?}");
+        assert_eq!(again == Answer::Unknown, !refused, "{again:?}");
+        assert_eq!(lookups.look_up(ip("192.0.2.1")).await, Answer::Unknown);
+        if refused {
+            // It may be known in a moment.
+            tokio::time::sleep(UNCLAIMED_FOR).await;
+            let later = ask("10.0.0.7");
+            assert_eq!(asked.recv().await, Some(ip("10.0.0.7")));
+            lookups.sent(2, vec![ip("10.0.0.7")]);
+            lookups.found(2, true, &[]);
+            assert_eq!(later.await.unwrap(), Answer::LookAgain);
+        }
     }
 }

@@ -141,8 +141,9 @@ async fn serve(
                         let ack = Ack { nonce, rejected };
                         send(&outgoing, node_message::Message::Ack(ack)).await?;
                     }
-                    Some(controller_message::Message::Found(Found { id, known })) => {
-                        links.lookups.found(id, known);
+                    Some(controller_message::Message::Found(found)) => {
+                        let Found { id, known, unclaimed } = found;
+                        links.lookups.found(id, known, &unclaimed);
                     }
                     // Of a later version of the protocol.
                     None => {}

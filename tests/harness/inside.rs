@@ -98,13 +98,6 @@ pub(crate) fn is_first(pid: u32) -> bool {
     pids.and_then(|pids| pids.split_whitespace().last()) == Some("1")
 }
 
-/// When a process was started, in the kernel's ticks since it was.
-pub(crate) fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything; proc_pid_stat(5) counts this as the 22nd field.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
 /// Whether a process runs this program.
 fn runs(pid: u32, program: &str) -> bool {
     let name = program.rsplit('/').next().unwrap_or_default();

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use fairlead_cluster::system;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, ClusterOptions, archive, image};
-use crate::inside::{is_first, started};
+use crate::inside::is_first;
 use crate::metrics::Metrics;
 use crate::wait::eventually;
 use crate::wire::Capture;
@@ -237,8 +238,11 @@ impl KubeMesh {
     /// The pod does not run on this node, or shares the process namespace of its host.
     pub fn process_of(&self, node: usize, namespace: &str, pod: &str) -> Result<u32> {
         let all = self.processes_of(node, namespace, pod)?;
-        let lasting = all.into_iter().filter(|pid| is_first(*pid)).min_by_key(|pid| started(*pid));
-        lasting.with_context(|| format!("{namespace}/{pod} has no process on node {node}"))
+        let lasting = all.into_iter().filter(|pid| is_first(*pid));
+        let first = lasting.filter_map(|pid| Some((system::started(pid)?, pid))).min();
+        first
+            .map(|(_, pid)| pid)
+            .with_context(|| format!("{namespace}/{pod} has no process on node {node}"))
     }
 
     /// Runs a command of this machine in a pod's network namespace; what it printed.
@@ -254,7 +258,7 @@ impl KubeMesh {
     ) -> Result<String> {
         let netns = format!("--net=/proc/{}/ns/net", self.process_of(node, namespace, pod)?);
         let mut inside = std::process::Command::new("nsenter");
-        fairlead_cluster::system::output(inside.arg(netns).args(command))
+        system::output(inside.arg(netns).args(command))
     }
 
     /// The request header `x-forwarded-client-cert` as the server of a URL saw it: who the client

@@ -50,12 +50,18 @@ pub fn missing_packages() -> Vec<&'static str> {
 /// A process by its id and start time, which together are unique; `None` when it is gone.
 #[must_use]
 pub fn identity_of(pid: u32) -> Option<String> {
+    started(pid).map(|started| format!("{pid} {started}"))
+}
+
+/// When a process was started, in the kernel's ticks since it was; `None` when it is gone.
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.rsplit_once(')')?.1;
     // One that has ended and was not asked about yet is still listed.
     let ended = matches!(after.split_whitespace().next()?, "Z" | "X");
-    let started = after.split_whitespace().nth(19)?;
-    (!ended).then(|| format!("{pid} {started}"))
+    let started = after.split_whitespace().nth(19)?.parse().ok()?;
+    (!ended).then_some(started)
 }
 
 /// What a command is for people.

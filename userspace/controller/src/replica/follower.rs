@@ -17,15 +17,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
-use super::ReplicaMetrics;
+use super::{CLAIMS_GAP, ReplicaMetrics};
 use crate::ca::Serving;
 use crate::lease::Leader;
 use crate::scope::{Sharing, Teller, World};
 
-/// Least time between two Reports; what changes meanwhile goes together…
+/// Least time between two Reports; what changes meanwhile goes together. With claims: [`CLAIMS_GAP`].
 const GAP: Duration = Duration::from_millis(50);
-/// …and where one tells of addresses, which somebody may be about to connect to.
-const CLAIMS_GAP: Duration = Duration::from_millis(10);
 /// Bytes of claims for which there is room beside verdicts.
 const MANY_CLAIMS: usize = 256 << 10;
 /// How long the leader may take to answer.

@@ -7,12 +7,18 @@
 mod follower;
 mod service;
 
+use std::time::Duration;
+
 use fairlead_telemetry::{Counter, Gauge, Registry};
 
 pub use follower::{Follower, FollowerSettings};
 pub use service::VerdictsService;
 
 use crate::scope::Heard;
+
+/// Least time between two messages with claims of addresses, which somebody may be about to connect
+/// to; what changes meanwhile goes together.
+const CLAIMS_GAP: Duration = Duration::from_millis(10);
 
 /// The path of the service.
 pub const SERVICE: &str = "/fairlead.replica.v1.Verdicts/";

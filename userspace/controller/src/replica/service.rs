@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::ReplicaMetrics;
+use super::{CLAIMS_GAP, ReplicaMetrics};
 use crate::auth::{Identify, ReplicaIdentity, bearer};
 use crate::lease::Leadership;
 use crate::scope::{MAX_REPLICAS, Picture, Sharing, World};
@@ -26,8 +26,6 @@ use crate::scope::{MAX_REPLICAS, Picture, Sharing, World};
 const GREETING: Duration = Duration::from_secs(10);
 /// How long it may take until it has told all.
 const PICTURE: Duration = Duration::from_secs(60);
-/// Least time between two messages with claims; what changes meanwhile goes together.
-const GAP: Duration = Duration::from_millis(10);
 /// Bytes of an instance and of a version.
 const MAX_TEXT: usize = 512;
 
@@ -205,7 +203,7 @@ async fn take(
                 if out.send(Ok(Taken { nonce: 0, claims })).await.is_err() {
                     return Ok(());
                 }
-                next_claims = Instant::now() + GAP;
+                next_claims = Instant::now() + CLAIMS_GAP;
                 continue;
             }
             () = sleep_until(deadline), if picture.is_some() => {

@@ -2,7 +2,7 @@
 //! mesh, but of a pod that is starting or has gone.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use fairlead_api::core::Node;
 use ipnet::IpNet;
@@ -18,52 +18,39 @@ pub(crate) fn of_node(node: &Node) -> Vec<Range> {
     let one = Some(&node.spec.pod_cidr).filter(|_| node.spec.pod_cidrs.is_empty());
     let texts = node.spec.pod_cidrs.iter().chain(one).take(MAX_RANGES);
     let nets = texts.filter_map(|text| text.parse::<IpNet>().ok());
-    nets.map(|net| (net.network(), last(&net))).collect()
+    nets.map(|net| (net.network(), net.broadcast())).collect()
 }
 
-fn last(net: &IpNet) -> IpAddr {
-    match net {
-        IpNet::V4(v4) => v4.broadcast().into(),
-        IpNet::V6(v6) => v6.broadcast().into(),
-    }
-}
-
-/// The ranges of all nodes. They do not overlap; where they do, the one that begins last counts.
+/// The ranges of all nodes, and how many nodes name each. They do not overlap; where they do, the one
+/// that begins last counts.
 #[derive(Debug, Default)]
-pub(crate) struct PodRanges {
-    /// By the first address: the last one, and how many nodes name that range.
-    all: BTreeMap<IpAddr, BTreeMap<IpAddr, usize>>,
-}
+pub(crate) struct PodRanges(BTreeMap<Range, usize>);
 
 impl PodRanges {
     /// A node has these ranges in place of those.
     pub(super) fn replace(&mut self, old: &[Range], new: &[Range]) {
-        for (first, last) in old {
-            let Some(ends) = self.all.get_mut(first) else { continue };
-            if let Some(count) = ends.get_mut(last) {
-                *count -= 1;
-                if *count == 0 {
-                    ends.remove(last);
-                }
-            }
-            if ends.is_empty() {
-                self.all.remove(first);
+        for range in old {
+            let Some(count) = self.0.get_mut(range) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(range);
             }
         }
-        for (first, last) in new {
-            *self.all.entry(*first).or_default().entry(*last).or_default() += 1;
+        for range in new {
+            *self.0.entry(*range).or_default() += 1;
         }
     }
 
     /// Whether an address is one that a pod gets. The first two of a range are none: the range's own
     /// and, with many network plugins, the node's gateway.
     pub(super) fn is_of_a_pod(&self, ip: IpAddr) -> bool {
-        let Some((first, ends)) = self.all.range(..=ip).next_back() else { return false };
-        let within = ends.last_key_value().is_some_and(|(last, _)| ip <= *last);
-        within && first.is_ipv4() == ip.is_ipv4() && offset(*first, ip) > 1
+        const LAST: IpAddr = IpAddr::V6(Ipv6Addr::from_bits(u128::MAX));
+        let before = self.0.range(..=(ip, LAST)).next_back();
+        before.is_some_and(|((first, last), _)| ip <= *last && offset(*first, ip) > 1)
     }
 }
 
+/// How far an address is behind another of its family.
 fn offset(first: IpAddr, ip: IpAddr) -> u128 {
     match (first, ip) {
         (IpAddr::V4(first), IpAddr::V4(ip)) => u128::from(ip.to_bits() - first.to_bits()),
@@ -112,7 +99,7 @@ mod tests {
         ranges.replace(&[two, one], &[]);
         assert!(has(&ranges, "10.244.1.2") && !has(&ranges, "10.244.2.9"));
         ranges.replace(&[one, six], &[]);
-        assert!(!has(&ranges, "10.244.1.2") && ranges.all.is_empty());
+        assert!(!has(&ranges, "10.244.1.2") && ranges.0.is_empty());
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! time: a session like it is opened and closed. When that is refused or gets no answer, no new
 //! stream starts on the old ones; what is open goes on, as it would without a mesh.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -37,16 +37,15 @@ pub(super) enum Known {
     Stale,
 }
 
-/// Ends a walk when dropped.
-pub(super) struct Walk<'a>(&'a Path);
+/// Somebody walks, until this is dropped.
+pub(super) struct Walk(Arc<Path>);
 
 impl Path {
     pub(super) fn new() -> Self {
-        let spread = u64::try_from(limits::PATH_SPREAD.as_millis()).unwrap_or(u64::MAX).max(1);
         Self {
             walked: AtomicU64::new(millis(Instant::now())),
             walking: AtomicBool::new(false),
-            due: whole(limits::PATH_DUE) + random() % spread,
+            due: whole(limits::PATH_DUE) + random() % whole(limits::PATH_SPREAD),
         }
     }
 
@@ -66,19 +65,16 @@ impl Path {
         }
     }
 
-    /// Whether the caller is to walk it: nobody else does.
-    pub(super) fn walk(&self) -> bool {
+    /// The caller is to walk it; `None`: somebody else does.
+    pub(super) fn walk(self: &Arc<Self>) -> Option<Walk> {
         // Read first: every stream asks while somebody walks.
-        !self.walking.load(Ordering::Relaxed) && !self.walking.swap(true, Ordering::AcqRel)
-    }
-
-    /// The end of a walk for which [`Path::walk`] said yes, however it comes.
-    pub(super) fn walk_ends(&self) -> Walk<'_> {
-        Walk(self)
+        let free =
+            !self.walking.load(Ordering::Relaxed) && !self.walking.swap(true, Ordering::AcqRel);
+        free.then(|| Walk(Arc::clone(self)))
     }
 }
 
-impl Drop for Walk<'_> {
+impl Drop for Walk {
     fn drop(&mut self) {
         self.0.walking.store(false, Ordering::Release);
     }
@@ -113,10 +109,11 @@ mod tests {
 
     #[test]
     fn one_walks_at_a_time() {
-        let path = Path::new();
-        assert!(path.walk());
-        assert!(!path.walk());
-        drop(path.walk_ends());
-        assert!(path.walk());
+        let path = Arc::new(Path::new());
+        let walk = path.walk();
+        assert!(walk.is_some());
+        assert!(path.walk().is_none());
+        drop(walk);
+        assert!(path.walk().is_some());
     }
 }

@@ -71,7 +71,7 @@ struct Group {
     /// The last failed dial: those who waited for it share its outcome.
     failed: Mutex<Option<(Instant, TransportError)>>,
     freed: Arc<Notify>,
-    path: Path,
+    path: Arc<Path>,
 }
 
 /// What the admin API shows of one destination.
@@ -207,7 +207,7 @@ impl Group {
             dialing: tokio::sync::Mutex::new(()),
             failed: Mutex::new(None),
             freed: Arc::new(Notify::new()),
-            path: Path::new(),
+            path: Arc::new(Path::new()),
         }
     }
 
@@ -289,12 +289,10 @@ impl Group {
 
     /// Walks the way to the destination again, beside what goes on.
     fn walk(self: &Arc<Self>, target: &Target, identity: &Arc<IdentityStore>) {
-        if !self.path.walk() {
-            return;
-        }
+        let Some(walk) = self.path.walk() else { return };
         let (group, target, identity) = (Arc::clone(self), target.clone(), Arc::clone(identity));
         tokio::spawn(async move {
-            let _walk = group.path.walk_ends();
+            let _until_over = walk;
             let to = target.connect_to();
             for attempt in 1.. {
                 match group.open(&target, &identity).await {

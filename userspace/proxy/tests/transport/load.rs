@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
 
-use crate::support::{App, LOCALHOST, Pair, echo_app, socket_pair, within};
+use crate::support::{App, LOCALHOST, Pair, echo_app, pass, socket_pair, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_share_few_sessions() {
@@ -171,26 +171,13 @@ async fn a_bulk_stream_gets_a_session_of_its_own() {
 async fn idle_sessions_are_closed_and_busy_ones_are_not() {
     let pair = Pair::new(Wire::Native, App::relaying_to(echo_app().await)).await;
     let mut busy = pair.tunnel().await.unwrap();
-    tokio::time::pause();
-    // In steps, so that what the peers send each other in between arrives.
-    for _ in 0..40 {
-        tokio::time::advance(Duration::from_secs(3)).await;
-        tokio::task::yield_now().await;
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    tokio::time::resume();
+    pass(40, Duration::from_secs(3)).await;
     busy.write_all(b"word").await.unwrap();
     within("echo", busy.read_exact(&mut [0; 4])).await.unwrap();
     assert_eq!(pair.client.transport.sessions()[0].sessions, 1);
     drop(busy);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    tokio::time::pause();
-    for _ in 0..40 {
-        tokio::time::advance(Duration::from_secs(3)).await;
-        tokio::task::yield_now().await;
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    tokio::time::resume();
+    pass(40, Duration::from_secs(3)).await;
     within("end", async {
         while pair.server_node.transport.inbound_sessions() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;

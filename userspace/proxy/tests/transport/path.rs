@@ -7,18 +7,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use fairlead_proxy::transport::{Tunnel, Wire};
 
-use super::support::{App, Pair, echo_app, within};
+use super::support::{App, Pair, echo_app, pass, within};
 
-/// Lets time go by, in steps, so that what the peers send each other in between arrives.
-async fn pass(seconds: u64) {
-    tokio::time::pause();
-    for _ in 0..seconds {
-        tokio::time::advance(Duration::from_secs(1)).await;
-        tokio::task::yield_now().await;
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    tokio::time::resume();
-}
+const SECOND: Duration = Duration::from_secs(1);
 
 async fn echoes(tunnel: &mut Tunnel) {
     tunnel.write_all(b"word").await.unwrap();
@@ -32,9 +23,9 @@ async fn a_destination_that_cannot_be_reached_any_more_gets_no_new_stream() {
     echoes(&mut before).await;
     // As with a rule that comes later: what is established goes on.
     pair.server.stop_listening().await;
-    pass(15).await;
+    pass(15, SECOND).await;
     echoes(&mut pair.tunnel().await.unwrap()).await;
-    pass(20).await;
+    pass(20, SECOND).await;
     // It starts the walk, and does not wait for it.
     echoes(&mut pair.tunnel().await.unwrap()).await;
     let refused = within("the end of new streams", async {
@@ -55,7 +46,7 @@ async fn the_first_stream_after_a_long_pause_goes_the_whole_way() {
     let pair = Pair::new(Wire::Hbone, App::relaying_to(echo_app().await)).await;
     let mut before = pair.tunnel().await.unwrap();
     pair.server.stop_listening().await;
-    pass(100).await;
+    pass(100, SECOND).await;
     let refused = pair.tunnel().await.map(drop).unwrap_err().to_string();
     assert!(refused.contains("refused"), "{refused}");
     echoes(&mut before).await;
@@ -66,7 +57,7 @@ async fn a_walk_disturbs_nobody() {
     let pair = Pair::new(Wire::Native, App::relaying_to(echo_app().await)).await;
     let mut before = pair.tunnel().await.unwrap();
     for walks in 1..=3 {
-        pass(31).await;
+        pass(31, SECOND).await;
         echoes(&mut pair.tunnel().await.unwrap()).await;
         within("a walk", async {
             while pair.server.sessions() < 1 + walks {

@@ -430,6 +430,17 @@ pub async fn socket_pair() -> (TcpStream, TcpStream) {
     (a.unwrap(), b.unwrap().0)
 }
 
+/// Lets time go by, in steps, so that what the peers send each other in between arrives.
+pub async fn pass(steps: u32, step: Duration) {
+    tokio::time::pause();
+    for _ in 0..steps {
+        tokio::time::advance(step).await;
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    tokio::time::resume();
+}
+
 /// Fails the test, with words, when `future` takes more than ten seconds.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(Duration::from_secs(10), future).await {

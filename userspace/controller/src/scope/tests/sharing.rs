@@ -45,6 +45,11 @@ impl Three {
         leads
     }
 
+    /// What all are told of the pods `p` and `q`.
+    fn both(&self) -> [Vec<String>; 2] {
+        ["p", "q"].map(|pod| self.told(pod))
+    }
+
     /// Everything that there is to tell; returns what was told, by how many messages.
     fn pass(&self) -> usize {
         let mut messages = 0;
@@ -55,6 +60,13 @@ impl Three {
             }
         }
         messages
+    }
+
+    /// A stream of the node `far` has ended, and what it said there is forgotten.
+    fn gone(&self, world: &World, far: &Client) {
+        world.disconnect(&far.ticket);
+        world.forget_claims("far");
+        self.pass();
     }
 }
 
@@ -260,9 +272,7 @@ async fn a_node_that_moves_has_the_last_word() {
     assert_eq!(told(first, "p"), ["10.0.0.8"], "what it said there is over");
     assert_eq!(three.told("p"), ["10.0.0.8"]);
     // The old stream is seen to end; what is forgotten is not what it said elsewhere.
-    first.disconnect(&old.ticket);
-    first.forget_claims("far");
-    three.pass();
+    three.gone(first, &old);
     assert_eq!((three.told("p"), three.told("q")), (vec!["10.0.0.8".to_owned()], Vec::new()));
     // And back, while what it said before is still on its way.
     advance(Duration::from_secs(1)).await;
@@ -270,21 +280,11 @@ async fn a_node_that_moves_has_the_last_word() {
     second.claim(&new.ticket, vec![said("q", &[B])], false);
     first.claim(&back.ticket, vec![said("p", &[A]), said("q", &["10.0.0.9"])], true);
     three.pass();
-    assert_eq!(
-        (three.told("p"), three.told("q")),
-        (vec![A.to_owned()], vec!["10.0.0.9".to_owned()])
-    );
-    second.disconnect(&new.ticket);
-    second.forget_claims("far");
-    three.pass();
-    assert_eq!(
-        (three.told("p"), three.told("q")),
-        (vec![A.to_owned()], vec!["10.0.0.9".to_owned()])
-    );
+    assert_eq!(three.both(), [[A], ["10.0.0.9"]]);
+    three.gone(second, &new);
+    assert_eq!(three.both(), [[A], ["10.0.0.9"]]);
     // It goes for good.
-    first.disconnect(&back.ticket);
-    first.forget_claims("far");
-    three.pass();
+    three.gone(first, &back);
     assert!(three.told("p").is_empty() && three.told("q").is_empty());
     three.everywhere(|world| assert!(world.state.lock().claims.is_empty()));
 }
@@ -311,13 +311,8 @@ async fn one_daemon_takes_over_from_another_at_another_replica() {
     // Now the new one is.
     second.claim(&new.ticket, vec![said("p", &[A]), said("q", &["10.0.0.9"])], true);
     three.pass();
-    first.disconnect(&old.ticket);
-    first.forget_claims("far");
-    three.pass();
-    assert_eq!(
-        (three.told("p"), three.told("q")),
-        (vec![A.to_owned()], vec!["10.0.0.9".to_owned()])
-    );
+    three.gone(first, &old);
+    assert_eq!(three.both(), [[A], ["10.0.0.9"]]);
 }
 
 #[tokio::test(start_paused = true)]

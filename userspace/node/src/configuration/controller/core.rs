@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use fairlead_config::compile::Severity;
+use fairlead_config::compile::{Problem, Severity};
 use fairlead_config::model::Snapshot;
 use fairlead_config::source::{Load, Parsed, Store};
 use fairlead_wire::config::{Fault, Held as HeldMessage, Inventory, Key, Rejection, Update};
@@ -156,11 +156,7 @@ impl Core {
                 paths.insert(object, path);
             }
         }
-        let change = self.store.apply(load);
-        let problems = self.follower.apply(&self.store, &change);
-        self.store.let_go(&change.upserted);
-        self.changed += change.upserted.len() + change.removed.len();
-        for problem in problems {
+        for problem in self.put_in_force(load) {
             if problem.severity == Severity::Error
                 && let Some(path) = paths.get(&problem.object)
             {
@@ -186,6 +182,15 @@ impl Core {
             "going on with the configuration that was kept, until the controller answers"
         );
         Ok(())
+    }
+
+    /// Has the store and the compiler take changes in; what is wrong with them.
+    fn put_in_force(&mut self, load: Load) -> Vec<Problem> {
+        let change = self.store.apply(load);
+        let problems = self.follower.apply(&self.store, &change);
+        self.store.let_go(&change.upserted);
+        self.changed += change.upserted.len() + change.removed.len();
+        problems
     }
 
     /// What is in force.
@@ -326,11 +331,7 @@ impl Core {
                 }
             }
         }
-        let change = self.store.apply(load);
-        let problems = self.follower.apply(&self.store, &change);
-        self.store.let_go(&change.upserted);
-        self.changed += change.upserted.len() + change.removed.len();
-        for problem in problems {
+        for problem in self.put_in_force(load) {
             if problem.severity != Severity::Error {
                 continue;
             }

@@ -139,10 +139,10 @@ impl Lookups {
 
     fn begin(&self, address: IpAddr) -> Result<watch::Receiver<Option<Told>>, Answer> {
         let mut state = self.state.lock();
-        if state.unclaimed.get(&address).is_some_and(|at| at.elapsed() < UNCLAIMED_FOR) {
+        if remembers(&state.unclaimed, address, UNCLAIMED_FOR) {
             return Err(Answer::Refused(UNCLAIMED));
         }
-        if state.knows_nothing(address, UNKNOWN_FOR) {
+        if remembers(&state.unknown, address, UNKNOWN_FOR) {
             return Err(Answer::Unknown);
         }
         let answered = state.connected || state.may_return() && self.is_refused(&state, address);
@@ -162,7 +162,7 @@ impl Lookups {
 
     /// What holds without an answer.
     fn without(&self, state: &State, address: IpAddr) -> Answer {
-        let known_unknown = state.knows_nothing(address, UNKNOWN_FOR_WITHOUT);
+        let known_unknown = remembers(&state.unknown, address, UNKNOWN_FOR_WITHOUT);
         if self.policy == Unanswered::Pass || known_unknown || !could_be_a_pod(address) {
             return Answer::Unknown;
         }
@@ -209,10 +209,6 @@ impl State {
     fn may_return(&self) -> bool {
         self.without_since.is_some_and(|since| since.elapsed() < RETURN)
     }
-
-    fn knows_nothing(&self, address: IpAddr, limit: Duration) -> bool {
-        self.unknown.get(&address).is_some_and(|at| at.elapsed() < limit)
-    }
 }
 
 /// Remembers an address, in place of those that count no longer where there is no room.
@@ -223,6 +219,11 @@ fn remember(all: &mut HashMap<IpAddr, Instant>, address: IpAddr, now: Instant, c
     if all.len() < MAX_UNKNOWN {
         all.insert(address, now);
     }
+}
+
+/// Whether an address is remembered from less than so long ago.
+fn remembers(all: &HashMap<IpAddr, Instant>, address: IpAddr, limit: Duration) -> bool {
+    all.get(&address).is_some_and(|at| at.elapsed() < limit)
 }
 
 /// Whether pods and services have such addresses: private ones (RFC 1918, RFC 6598, RFC 4193).

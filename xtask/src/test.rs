@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use fairlead_tests::run::{self, Which};
 
-use crate::workspace::{cargo, heading, profile_dir, step, watch};
+use crate::workspace::{cargo, heading, note_room, profile_dir, step, target_dir, watch};
 use crate::{cluster, ebpf, tools};
 
 /// Builds everything, runs the unit tests, then the scenarios (as root, two side by side), and
@@ -68,6 +68,9 @@ impl Tally {
 
 /// The scenarios that run a conformance tester, which is built when one of them may be meant.
 const CONFORMANCE: &str = "http_conformance::h2spec_finds_nothing_on_either_side";
+
+/// Bytes of disk that a whole run takes when nothing has been built.
+const ROOM: u64 = 12_000_000_000;
 
 /// The daemon, the applications and the command: all that a node without Kubernetes needs.
 pub(crate) const STANDALONE: &[&str] = &["fairlead-node", "fairlead-cli", "fairlead-apps"];
@@ -150,6 +153,7 @@ fn unit(what: &str, packages: &[&str], args: &Args, tally: &mut Tally) -> Result
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     ensure!(args.jobs > 0, "--jobs has to be at least 1");
+    note_room(&target_dir(), ROOM)?;
     if !args.unit {
         tools::require_root("the scenario part of `test` (see --unit)")?;
         tools::require(tools::NETWORK)?;

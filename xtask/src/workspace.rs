@@ -50,6 +50,24 @@ pub(crate) fn step(what: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Says so when a directory's disk has less room than a run from nothing takes: a compiler that
+/// finds no room does not say how much it would have needed.
+pub(crate) fn note_room(dir: &Path, needed: u64) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let output = Command::new("df").args(["--output=avail", "-B1"]).arg(dir).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let free: u64 = text.lines().last().and_then(|line| line.trim().parse().ok()).unwrap_or(0);
+    if free < needed {
+        eprintln!(
+            "note: {:.1} GB are free in {}; with nothing built yet, a run takes {:.0} GB",
+            free as f64 / 1e9,
+            dir.display(),
+            needed as f64 / 1e9
+        );
+    }
+    Ok(())
+}
+
 /// A line that says what happens next.
 pub(crate) fn heading(what: &str) {
     if std::io::stderr().is_terminal() {

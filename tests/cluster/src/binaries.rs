@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -127,6 +128,12 @@ impl Binaries {
         for module in MODULES {
             build(&go, module, &dir, say)?;
         }
+        // Gigabytes that no other build of these programs will ever ask for.
+        if let Err(e) = fs::remove_dir_all(go_cache(&dir))
+            && e.kind() != ErrorKind::NotFound
+        {
+            return Err(e).context("removing the compiler's cache");
+        }
         fs::write(dir.join("complete"), "")?;
         Ok(Self { dir })
     }
@@ -157,6 +164,11 @@ fn home() -> Result<PathBuf> {
         (module.files, module.packages, flags(module)).hash(&mut hasher);
     }
     Ok(cache_dir()?.join("kubernetes").join(format!("{:016x}", hasher.finish())))
+}
+
+/// What the Go compiler keeps between two commands while the programs are being built.
+fn go_cache(home: &Path) -> PathBuf {
+    home.join("compiled")
 }
 
 fn go() -> Result<PathBuf> {
@@ -196,6 +208,7 @@ fn build(go: &Path, module: &Module, home: &Path, say: &dyn Fn(&str)) -> Result<
             .env("CGO_ENABLED", "0")
             .env("GOFLAGS", "")
             .env("GOWORK", "off")
+            .env("GOCACHE", go_cache(home))
             .current_dir(&source)
             .stdin(Stdio::null());
         let status = command.status().with_context(|| go.display().to_string())?;

@@ -2,6 +2,21 @@
 
 use std::collections::BTreeMap;
 
+/// What the kernel programs decide of an application's `connect()` to something that is not of its
+/// own pod: one of them each.
+const DECISIONS: [&str; 10] = [
+    "captured_outbound",
+    "passed_excluded_outbound",
+    "refused_unknown_netns",
+    "refused_no_outbound_listener",
+    "refused_no_memory",
+    "refused_bound_device",
+    "refused_no_source",
+    "refused_forged_source",
+    "refused_no_settings",
+    "refused_flows_full",
+];
+
 /// One scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -43,6 +58,14 @@ impl Metrics {
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.select(name, labels).map(|s| s.value).sum()
+    }
+
+    /// How often the kernel programs decided of a `connect()`. A SYN of an application that they did
+    /// not see is missing in it, whatever became of it.
+    #[must_use]
+    pub fn decided(&self) -> u64 {
+        let count = |event| self.sum("fairlead_capture_events_total", &[("event", event)]);
+        DECISIONS.into_iter().map(count).sum::<f64>() as u64
     }
 
     /// This scrape with another one's samples added: what both nodes know.

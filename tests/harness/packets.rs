@@ -4,6 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, bail};
 
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+
 /// A captured TCP segment.
 #[derive(Clone, Debug)]
 pub struct Segment {
@@ -104,6 +108,23 @@ pub struct Flow {
     pub bytes: Vec<u8>,
     /// Whether this side opened the connection, seen from its SYN.
     pub opened: bool,
+    /// What the other side said to that.
+    pub answer: Answer,
+    /// Whether the other side said anything.
+    pub heard: bool,
+    /// Whether either side has ended the connection.
+    pub ended: bool,
+}
+
+/// What came back for a SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing that was seen.
+    None,
+    /// A SYN of the other side: somebody listens.
+    Accepted,
+    /// An RST.
+    Refused,
 }
 
 /// Puts segments together to flows, in the order of their first segment. A port used again for a
@@ -119,7 +140,7 @@ pub fn flows(segments: &[Segment]) -> Vec<Flow> {
     let mut index = std::collections::HashMap::<(SocketAddr, SocketAddr), usize>::new();
     for segment in segments {
         let key = (segment.source, segment.destination);
-        let syn = segment.flags & 0x02 != 0;
+        let syn = segment.flags & SYN != 0;
         let known = index.get(&key).copied();
         let again = syn && known.is_some_and(|i| done[i].next != segment.sequence.wrapping_add(1));
         let at = match known {
@@ -131,12 +152,29 @@ pub fn flows(segments: &[Segment]) -> Vec<Flow> {
                     destination: segment.destination,
                     bytes: Vec::new(),
                     opened: segment.opens(),
+                    answer: Answer::None,
+                    heard: false,
+                    ended: false,
                 };
                 done.push(Open { flow, next, early: Vec::new() });
                 index.insert(key, done.len() - 1);
                 done.len() - 1
             }
         };
+        let ends = segment.flags & (FIN | RST) != 0;
+        done[at].flow.ended |= ends;
+        if let Some(other) = index.get(&(segment.destination, segment.source)) {
+            let other = &mut done[*other].flow;
+            other.ended |= ends;
+            other.heard |= !segment.payload.is_empty();
+            if other.answer == Answer::None {
+                other.answer = match segment.flags {
+                    flags if flags & SYN != 0 => Answer::Accepted,
+                    flags if flags & RST != 0 => Answer::Refused,
+                    _ => Answer::None,
+                };
+            }
+        }
         if segment.payload.is_empty() {
             continue;
         }
@@ -194,6 +232,24 @@ mod tests {
         let all = [piece(9, 2, b""), piece(10, 16, b"a"), piece(900, 2, b""), piece(901, 16, b"b")];
         let flows = flows(&all);
         assert_eq!(flows.iter().map(|f| f.bytes.clone()).collect::<Vec<_>>(), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn what_comes_back_for_a_syn() {
+        let back = |sequence: u32, flags: u8| {
+            let there = piece(sequence, flags, b"");
+            Segment { source: there.destination, destination: there.source, ..there }
+        };
+        let seen = |all: &[Segment]| {
+            let flow = flows(all).swap_remove(0);
+            (flow.answer, flow.ended)
+        };
+        assert_eq!(seen(&[piece(9, SYN, b"")]), (Answer::None, false));
+        assert_eq!(seen(&[piece(9, SYN, b""), back(0, RST | 16)]), (Answer::Refused, true));
+        let accepted = [piece(9, SYN, b""), back(70, SYN | 16), piece(10, 16, b"")];
+        assert_eq!(seen(&accepted), (Answer::Accepted, false));
+        let cut = [&accepted[..], &[back(71, RST)]].concat();
+        assert_eq!(seen(&cut), (Answer::Accepted, true));
     }
 
     #[test]

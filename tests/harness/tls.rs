@@ -134,7 +134,8 @@ impl<'a> Reader<'a> {
 }
 
 /// Whether one direction of a connection is TLS from its first byte to its last: nothing but
-/// records of known types.
+/// records of known types. So is a direction without a byte: whether that is right is another
+/// question ([`begins_with_client_hello`]).
 #[must_use]
 pub fn is_tls(flow: &[u8]) -> bool {
     let mut at = 0;
@@ -149,6 +150,14 @@ pub fn is_tls(flow: &[u8]) -> bool {
     true
 }
 
+/// Whether the first bytes of a connection are those of a ClientHello, as far as there are any: a
+/// record of type handshake with a message of type client_hello.
+#[must_use]
+pub fn begins_with_client_hello(flow: &[u8]) -> bool {
+    let is = |at: usize, byte: u8| flow.get(at).is_none_or(|found| *found == byte);
+    !flow.is_empty() && is(0, 22) && is(1, 3) && is(5, 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +169,16 @@ mod tests {
         assert!(is_tls(&[23, 3, 3, 0, 2, 1, 2, 21, 3, 3, 0, 1, 0]));
         assert!(!is_tls(&[23, 3, 3, 0, 2, 1, 2, b'G', b'E', b'T', b' ', b'/']));
         assert_eq!(hello(b"GET / HTTP/1.1\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn only_a_client_hello_begins_a_session() {
+        assert!(begins_with_client_hello(&[22, 3, 1, 6, 0, 1, 0]));
+        assert!(begins_with_client_hello(&[22, 3]), "cut off");
+        assert!(!begins_with_client_hello(b""));
+        assert!(!begins_with_client_hello(b"GET / HTTP/1.1"));
+        assert!(!begins_with_client_hello(&[23, 3, 3, 0, 2, 1, 2]), "from the middle of a session");
+        assert!(!begins_with_client_hello(&[22, 3, 3, 0, 9, 2]), "a ServerHello");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The wire between the nodes, and an observer on it.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::netns::Netns;
-use crate::packets::{self, Flow, Segment};
+use crate::packets::{self, Answer, Flow, Segment};
+use crate::tls::begins_with_client_hello;
 use crate::wait::eventually;
 
 /// What the kernel holds back for an observer that is not quick enough.
@@ -23,6 +25,29 @@ pub struct Capture {
     child: Child,
     file: PathBuf,
     said: PathBuf,
+}
+
+/// Connections without a ClientHello that a capture may have: those of a daemon that was killed, or
+/// to one that was. On the wire they look like an application's that went past the mesh, so each is
+/// to be accounted for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tolerated {
+    /// Opened, and ended without a byte in either direction: the daemon that opened them, or was to
+    /// take them, died before the ClientHello.
+    pub aborted: usize,
+    /// SYNs that were refused or not answered: the node at the other end had no daemon.
+    pub refused: usize,
+}
+
+/// Connections that were opened within a capture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// With a ClientHello first.
+    pub sessions: usize,
+    /// As [`Tolerated::aborted`].
+    pub aborted: usize,
+    /// As [`Tolerated::refused`].
+    pub refused: usize,
 }
 
 /// What was captured.
@@ -131,25 +156,66 @@ impl Captured {
         self.assert_no_plaintext(marker).is_err()
     }
 
-    /// Every byte between these addresses was TLS; how many connections there were.
+    /// Every byte between these addresses was TLS, and every connection that was opened began with a
+    /// ClientHello: a SYN without one is a connection that was not captured. How many there were.
     ///
     /// # Errors
-    /// A flow with bytes that are no TLS records.
+    /// Bytes that are no TLS records, or a connection without a ClientHello.
     pub fn assert_all_tls(&self, between: &[IpAddr]) -> Result<usize> {
-        let mut opened = 0;
+        self.assert_all_tls_but(between, Tolerated::default()).map(|seen| seen.sessions)
+    }
+
+    /// The same where a daemon is killed meanwhile.
+    ///
+    /// # Errors
+    /// As [`Captured::assert_all_tls`], or more of what is tolerated than is.
+    pub fn assert_all_tls_but(&self, between: &[IpAddr], tolerated: Tolerated) -> Result<Seen> {
+        let mut seen = Seen::default();
+        let mut aborted = Vec::new();
+        let mut refused = Vec::new();
         for flow in self.between(between) {
+            let ends = || format!("from {} to {}", flow.source, flow.destination);
             if !crate::tls::is_tls(&flow.bytes) {
                 let start = &flow.bytes[..flow.bytes.len().min(64)];
-                bail!(
-                    "not TLS from {} to {}: {:?}",
-                    flow.source,
-                    flow.destination,
-                    String::from_utf8_lossy(start)
-                );
+                bail!("not TLS {}: {:?}", ends(), String::from_utf8_lossy(start));
             }
-            opened += usize::from(flow.opened);
+            match (flow.opened, flow.answer) {
+                (false, _) => {}
+                (true, _) if begins_with_client_hello(&flow.bytes) => seen.sessions += 1,
+                (true, _) if !flow.bytes.is_empty() => bail!("no ClientHello {}", ends()),
+                (true, Answer::Accepted) => {
+                    ensure!(flow.ended, "opened without a word and left open: {}", ends());
+                    ensure!(!flow.heard, "answered without a ClientHello {}", ends());
+                    aborted.push(ends());
+                }
+                (true, Answer::Refused | Answer::None) => refused.push(ends()),
+            }
         }
-        Ok(opened)
+        (seen.aborted, seen.refused) = (aborted.len(), refused.len());
+        ensure!(
+            seen.aborted <= tolerated.aborted,
+            "{} connections without a ClientHello, {} are to be expected: {aborted:?}",
+            seen.aborted,
+            tolerated.aborted
+        );
+        ensure!(
+            seen.refused <= tolerated.refused,
+            "{} SYNs that nobody took, {} are to be expected: {refused:?}",
+            seen.refused,
+            tolerated.refused
+        );
+        Ok(seen)
+    }
+
+    /// Leaves out connections that were there before: they are seen from somewhere in the middle of
+    /// a record. What gets past the mesh is a new one.
+    pub fn only_new(&mut self) {
+        let ends = |flow: &Flow| (flow.source, flow.destination);
+        let opened: HashSet<_> = self.flows.iter().filter(|flow| flow.opened).map(ends).collect();
+        self.flows.retain(|flow| {
+            let (source, destination) = ends(flow);
+            opened.contains(&(source, destination)) || opened.contains(&(destination, source))
+        });
     }
 
     /// Flows both of whose ends are among these addresses.

@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use fairlead_tests::daemon::Daemon;
+use fairlead_tests::wire::Tolerated;
 use fairlead_tests::{Load, Mesh, Pod, PodSpec, Process, client::last_json, eventually};
 use rustix::process::Signal;
 
 use crate::common::{echo_args, heavy, service};
 
 const MARKER: &str = "MARKER-upgrade";
+/// New connections a second of each of the eight loads, at least: in an unoptimized daemon on two
+/// processors that others use, too.
+const RATE: f64 = 40.0;
 /// How long connections go on after the hand-over in these scenarios.
 const DRAIN: Duration = Duration::from_secs(4);
 /// A daemon that has handed over accepts for so long, at most, and then drains.
@@ -201,7 +205,8 @@ fn no_new_connection_fails_while_daemons_are_replaced() -> Result<()> {
     for (name, load) in &all {
         let good = if name.contains("http") { load.status(200) } else { load.count("ok") };
         ensure!(good == load.count("requests"), "{name}: {}", load.0);
-        ensure!(good > 500, "{name}: too few to say anything: {}", load.0);
+        let rate = load.figure("rps");
+        ensure!(rate > RATE, "{name}: {rate:.0} new connections/s: too few to say anything");
     }
     wire.assert_no_plaintext(MARKER)?;
     wire.assert_all_tls(&bed.ips())?;
@@ -215,7 +220,7 @@ fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> 
     let bed = bed_with(48)?;
     let capture = bed.mesh.capture()?;
     let mut old = bed.mesh.take_daemon(0)?;
-    let mut half_way = 0;
+    let (mut half_way, mut kills) = (0, 0);
     for attempt in 1..=12 {
         let before = bed.mesh.output(0).matches("again=true").count();
         bed.spawn(0, 1)?;
@@ -230,6 +235,7 @@ fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> 
             }
         }
         bed.mesh.kill_daemon(0)?;
+        kills += 1;
         let killed = Instant::now();
         let taken = bed.mesh.output(0).matches("again=true").count() - before;
         if bed.mesh.output(0).contains("all pods are taken over") {
@@ -263,7 +269,8 @@ fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> 
     old.process().wait(END)?;
     ensure!(bed.clients[0].get("http://server1/", &[])?.status() == 200);
     let wire = capture.stop()?;
-    wire.assert_all_tls(&bed.ips())?;
+    // A session is opened now and then to see whether there is a way: one at a time.
+    wire.assert_all_tls_but(&bed.ips(), Tolerated { aborted: kills, refused: 0 })?;
     Ok(())
 }
 

@@ -229,12 +229,17 @@ impl Metrics {
         }
     }
 
+    /// A node refuses objects.
+    pub(crate) fn refused(&self, objects: usize) {
+        self.rejects.add(objects as u64);
+    }
+
     /// A node has answered.
     pub(crate) fn acknowledged(&self, since_change: Option<Duration>, refused: usize) {
         if let Some(since) = since_change {
             self.convergence.observe(since.as_secs_f64());
         }
-        self.rejects.add(refused as u64);
+        self.refused(refused);
     }
 
     pub(crate) fn expired_nonce(&self) {

@@ -10,3 +10,5 @@ pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 pub const TOKEN_AUDIENCE: &str = "istio-ca";
 /// Pods in one [`PodAddresses`].
 pub const MAX_ADDRESSED_PODS: usize = 1024;
+/// Objects in one [`Verdicts`].
+pub const MAX_VERDICTS: usize = 256;

@@ -39,7 +39,7 @@ mod workload;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,8 @@ pub struct Compiler {
     dependents: HashedMap<Arc<str>, Set<Unit>>,
     local_clients: BTreeSet<client::Client>,
     problems: HashedMap<Origin, Vec<Problem>>,
+    /// The objects whose problems the last change has changed.
+    rejudged: Set<ObjectKey>,
     /// The snapshot as it is being worked on, and the one that was handed out last.
     snapshot: Snapshot,
     last: Arc<Snapshot>,
@@ -188,6 +190,7 @@ impl Compiler {
             dependents: HashedMap::default(),
             local_clients: BTreeSet::new(),
             problems,
+            rejudged: Set::default(),
             last: Arc::new(snapshot.clone()),
             snapshot,
             changed: false,
@@ -209,11 +212,32 @@ impl Compiler {
         all
     }
 
+    /// The objects of which the last [`Compiler::apply`] found something else wrong, or nothing any
+    /// more, than was wrong before: not only those that it was about.
+    pub fn rejudged(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.rejudged.iter()
+    }
+
+    /// The errors that there are now of the objects that `of` picks, each object's in order.
+    pub fn errors(&self, of: impl Fn(&ObjectKey) -> bool) -> BTreeMap<ObjectKey, Vec<Problem>> {
+        let mut errors: BTreeMap<ObjectKey, Vec<Problem>> = BTreeMap::new();
+        let problems = self.problems.values().flatten();
+        for problem in problems.filter(|p| p.severity == Severity::Error && of(&p.object)) {
+            errors.entry(problem.object.clone()).or_default().push(problem.clone());
+        }
+        for of_one in errors.values_mut() {
+            of_one.sort();
+            of_one.dedup();
+        }
+        errors
+    }
+
     /// Compiles what `update` changes. Returns the snapshot (the same as before, if nothing that a
     /// node needs is different) and the problems that are new.
     pub fn apply(&mut self, update: &Update<'_>) -> (Arc<Snapshot>, Vec<Problem>, CompileStats) {
         let began = Instant::now();
         let mut dirty = Dirty::default();
+        self.rejudged.clear();
         dirty.stats.objects = update.objects.len();
         for (key, object) in update.objects {
             self.ingest(key, object.as_ref(), &mut dirty);
@@ -245,14 +269,19 @@ impl Compiler {
 
     /// Replaces the problems of `origin`; those that it did not have are new.
     fn set_problems(&mut self, origin: Origin, found: Vec<Problem>, dirty: &mut Dirty) {
+        let before = match self.problems.get(&origin) {
+            Some(before) if *before == found => return,
+            Some(before) => before.as_slice(),
+            None => &[],
+        };
+        let (old, new): (BTreeSet<&Problem>, BTreeSet<&Problem>) =
+            (before.iter().collect(), found.iter().collect());
+        self.rejudged.extend(old.symmetric_difference(&new).map(|p| p.object.clone()));
+        dirty.fresh_problems.extend(new.difference(&old).map(|p| (*p).clone()));
         if found.is_empty() {
             self.problems.remove(&origin);
-            return;
+        } else {
+            self.problems.insert(origin, found);
         }
-        let before = self.problems.get(&origin);
-        dirty.fresh_problems.extend(
-            found.iter().filter(|p| before.is_none_or(|before| !before.contains(p))).cloned(),
-        );
-        self.problems.insert(origin, found);
     }
 }

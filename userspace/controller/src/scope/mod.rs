@@ -11,6 +11,7 @@
 //! again, by index. What a node has to be told is a list of objects, each there once, whose bytes
 //! are made when they go out: a node that is slow gets the last state of things, never a queue.
 
+mod answers;
 mod claims;
 mod defaults;
 mod facts;
@@ -227,6 +228,13 @@ impl World {
     pub(crate) fn acknowledge(&self, ticket: &Ticket, ack: Ack) -> usize {
         let mut state = self.state.lock();
         let refused = state.acknowledge(ticket, ack);
+        self.tell_verdicts(&state);
+        refused
+    }
+
+    pub(crate) fn hear_verdicts(&self, ticket: &Ticket, changed: Vec<Held>) -> usize {
+        let mut state = self.state.lock();
+        let refused = state.hear_verdicts(ticket, changed);
         self.tell_verdicts(&state);
         refused
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fairlead_api::{Kind, ObjectKey};
-use fairlead_wire::config::{Ack, Held, Key};
+use fairlead_wire::config::{Held, Key};
 use tokio::sync::Notify;
 
 use super::facts::Facts;
@@ -53,7 +53,12 @@ pub(crate) struct NodeState {
     gone: Vec<Key>,
     /// When the oldest of it came up.
     oldest: Option<(Instant, u64)>,
-    in_flight: Vec<(Slot, u64)>,
+    /// What it has been told and has not judged.
+    pub(super) in_flight: Vec<(Slot, u64)>,
+    /// The Update that it was told last says that it has everything.
+    pub(super) complete: bool,
+    /// It has had everything once: from then on it judges each Update by itself.
+    pub(super) synced: bool,
     looked_up: VecDeque<Looked>,
     /// Something is to be told.
     pub(crate) wake: Arc<Notify>,
@@ -138,6 +143,8 @@ impl State {
             gone: Vec::new(),
             oldest: None,
             in_flight: Vec::new(),
+            complete: false,
+            synced: false,
             looked_up: VecDeque::new(),
             wake: Arc::clone(&wake),
             replaced: Arc::clone(&replaced),
@@ -173,15 +180,7 @@ impl State {
                 self.mark(slot, node);
             } else if object.content.as_ref().is_some_and(|content| *content.version == *version) {
                 object.dirty.remove(node);
-                match rejected.map(super::verdicts::bounded) {
-                    Some(refusal) => {
-                        object.refusals.insert(node, Arc::new(refusal));
-                    }
-                    None => {
-                        object.taken.insert(node);
-                    }
-                }
-                self.list_verdict(slot);
+                self.judge(slot, node, rejected);
             }
         }
         if let Some(state) = self.nodes[node].as_mut() {
@@ -312,7 +311,12 @@ impl State {
             state.oldest = batch.oldest;
         }
         state.dirty = rest;
-        state.in_flight = in_flight;
+        state.complete = batch.complete;
+        if state.synced {
+            state.in_flight = in_flight;
+        } else {
+            state.in_flight.extend(in_flight);
+        }
         Some(batch)
     }
 
@@ -320,47 +324,6 @@ impl State {
     pub(crate) fn has_news(&self, ticket: &Ticket) -> bool {
         self.is_current(ticket)
             && self.node(ticket.node).is_some_and(|n| !n.dirty.is_empty() || !n.gone.is_empty())
-    }
-
-    /// What the node said to the Update that was taken last. Returns how many objects it refused.
-    pub(crate) fn acknowledge(&mut self, ticket: &Ticket, ack: Ack) -> usize {
-        if !self.is_current(ticket) {
-            return 0;
-        }
-        let node = ticket.node;
-        let Some(state) = self.node_mut(node) else { return 0 };
-        let in_flight = std::mem::take(&mut state.in_flight);
-        let mut refused: Map<Slot, _> = Map::default();
-        for rejection in ack.rejected {
-            let slot = rejection.key.as_ref().and_then(|key| {
-                let kind = Kind::from_name(&key.kind)?;
-                self.by_key.get(&ObjectKey::new(kind, &key.namespace, &key.name)).copied()
-            });
-            if let Some(slot) = slot {
-                refused.insert(slot, super::verdicts::bounded(rejection));
-            }
-        }
-        let count = refused.len();
-        for (slot, sequence) in in_flight {
-            let object = &mut self.objects[slot as usize];
-            let current = object.content.as_ref().is_some_and(|c| c.sequence == sequence);
-            let refusal = refused.remove(&slot);
-            if !current || !object.wanted.contains(node) {
-                continue;
-            }
-            match refusal {
-                Some(refusal) => {
-                    object.refusals.insert(node, Arc::new(refusal));
-                    object.taken.remove(node);
-                }
-                None => {
-                    object.refusals.remove(&node);
-                    object.taken.insert(node);
-                }
-            }
-            self.list_verdict(slot);
-        }
-        count
     }
 
     /// Finds what has an address, and has the node told about it from now on.

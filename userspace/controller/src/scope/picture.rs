@@ -248,10 +248,11 @@ impl Picture {
             if !said.needed.contains(id) || said.taken.contains(id) {
                 return invalid(format!("stream {id} refuses what it does not need, or took"));
             }
-            let last_good = refusal.last_good;
+            let (last_good, more) = (refusal.last_good, refusal.more);
             let some = said.refused.len() < MAX_REJECTIONS && !refusal.faults.is_empty();
             let rejection = bounded(Rejection {
                 last_good,
+                more,
                 faults: refusal.faults.into_iter().map(fault).collect(),
                 ..Rejection::default()
             });

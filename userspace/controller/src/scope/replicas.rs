@@ -78,6 +78,8 @@ pub(super) struct Sum {
     pub(super) needed: usize,
     pub(super) taken: usize,
     pub(super) refused: Vec<(Arc<str>, Arc<Rejection>)>,
+    /// The others of those that need it: they have not answered.
+    pub(super) waiting: Vec<Arc<str>>,
     /// Replicas that have not told of this version yet.
     pub(super) behind: usize,
     /// Nodes that have answered since their last words.
@@ -295,8 +297,10 @@ impl State {
                 Some(Some(refusal)) => sum.refused.push((Arc::clone(node), refusal)),
                 None => {
                     let last = departed().find(|word| word.node == *node);
-                    let refusal = last.and_then(|word| word.refusal.clone());
-                    sum.refused.extend(refusal.map(|refusal| (Arc::clone(node), refusal)));
+                    match last.and_then(|word| word.refusal.clone()) {
+                        Some(refusal) => sum.refused.push((Arc::clone(node), refusal)),
+                        None => sum.waiting.push(Arc::clone(node)),
+                    }
                 }
             }
         }
@@ -304,8 +308,10 @@ impl State {
         for word in departed() {
             if !roster.nodes.contains(&word.node) && seen.insert(&word.node) {
                 sum.needed += 1;
-                let refusal = word.refusal.clone();
-                sum.refused.extend(refusal.map(|refusal| (Arc::clone(&word.node), refusal)));
+                match word.refusal.clone() {
+                    Some(refusal) => sum.refused.push((Arc::clone(&word.node), refusal)),
+                    None => sum.waiting.push(Arc::clone(&word.node)),
+                }
             }
         }
         // Those with a reason first: the others are many.

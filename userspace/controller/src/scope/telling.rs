@@ -157,6 +157,7 @@ fn verdict(object: &Object, told: &Map<NodeId, u64>) -> Option<wire::Verdict> {
         } else {
             Vec::new()
         },
+        more: if n < MAX_REJECTIONS { why.more } else { 0 },
     });
     Some(wire::Verdict {
         key: Some(wire_key(&object.key)),

@@ -6,12 +6,14 @@ use prost::Message;
 use serde_json::{Value, json};
 
 use super::replicas::GRACE;
+use super::verdicts::MAX_WAITING;
 use super::*;
 
 mod claims;
 mod random;
 mod replicas;
 mod sharing;
+mod verdicts;
 
 /// A node as the controller sees it: it takes what it is told and says so.
 struct Client {

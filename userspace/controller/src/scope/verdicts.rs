@@ -19,6 +19,8 @@ const MAX_FAULTS: usize = 16;
 const MAX_FAULT_TEXT: usize = 512;
 /// Nodes whose rejections a [`Verdict`] lists; the others are counted.
 pub const MAX_REJECTIONS: usize = 16;
+/// Nodes without an answer that a [`Verdict`] names; the others are counted.
+pub const MAX_WAITING: usize = 16;
 
 /// How long a replica that begins to lead waits for the nodes of the one before, which come by
 /// themselves.
@@ -41,6 +43,8 @@ pub struct Verdict {
     pub refused: usize,
     /// Some who refused it, by name, and why: at most [`MAX_REJECTIONS`].
     pub rejections: Vec<(Arc<str>, Arc<Rejection>)>,
+    /// Some who have not answered, by name: at most [`MAX_WAITING`].
+    pub waiting: Vec<Arc<str>>,
     /// How many replicas have not said yet what their nodes make of it.
     pub behind: usize,
     /// The object, trimmed, as nodes get it.
@@ -148,9 +152,16 @@ impl Verdicts {
         state.call_the_roll();
         let object = state.object(*state.by_key.get(key)?);
         let content = object.content.as_ref()?;
-        let Sum { needed, taken, mut refused, behind, answered } = state.sum(object, content);
+        let Sum { needed, taken, mut refused, mut waiting, behind, answered } =
+            state.sum(object, content);
         let count = refused.len();
         refused.truncate(MAX_REJECTIONS);
+        // Always the same ones.
+        if waiting.len() > MAX_WAITING {
+            waiting.select_nth_unstable(MAX_WAITING);
+            waiting.truncate(MAX_WAITING);
+        }
+        waiting.sort_unstable();
         let verdict = Verdict {
             generation: content.generation,
             version: Arc::clone(&content.version),
@@ -158,6 +169,7 @@ impl Verdicts {
             took: taken,
             refused: count,
             rejections: refused,
+            waiting,
             behind,
             json: content.json.clone(),
         };
@@ -188,7 +200,9 @@ fn serves(pod: &[u8]) -> bool {
 
 /// The rejection, cut to what is kept.
 pub(crate) fn bounded(mut rejection: Rejection) -> Rejection {
+    let left_out = rejection.faults.len().saturating_sub(MAX_FAULTS);
     rejection.faults.truncate(MAX_FAULTS);
+    rejection.more = rejection.more.saturating_add(u32::try_from(left_out).unwrap_or(u32::MAX));
     for fault in &mut rejection.faults {
         for text in [&mut fault.field, &mut fault.message, &mut fault.allowed] {
             if text.len() > MAX_FAULT_TEXT {

@@ -15,6 +15,8 @@ const MAX_MESSAGE: usize = 1024;
 const MAX_LISTED: usize = 4;
 /// Nodes that a message names.
 const MAX_NODES: usize = 4;
+/// Characters that each of them may need for its reason, so that all of them have room.
+const MAX_REASON: usize = 210;
 /// Validation messages of a status.
 const MAX_VALIDATION: usize = 16;
 
@@ -45,6 +47,18 @@ impl Condition {
         Self { kind, status, reason, message }
     }
 
+
+    /// Whether a person has not been told this fault of the object in this generation: it has come
+    /// up, or did not go by what was done about it. That other nodes say the same is no news.
+    pub(super) fn is_news(&self, generation: i64, existing: Option<&Value>) -> bool {
+        let existing = existing.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let before = existing.iter().find(|c| c.get("type") == Some(&self.kind.into()));
+        !before.is_some_and(|before| {
+            before.get("status") == Some(&self.status.into())
+                && before.get("reason") == Some(&self.reason.into())
+                && same_value(before.get("observedGeneration"), &generation.into())
+        })
+    }
     /// Whether a person has to mend something.
     pub(super) fn is_fault(&self) -> bool {
         self.status == "False" && self.kind != ENFORCED
@@ -149,7 +163,7 @@ fn fault(field: &str, message: &str, allowed: Option<&str>) -> String {
 
 /// What the nodes made of it.
 fn reconciled(verdict: &Verdict) -> Condition {
-    let Verdict { interested, took, refused, rejections, behind, .. } = verdict;
+    let Verdict { interested, took, refused, rejections, waiting, behind, .. } = verdict;
     let of = |n: &usize| {
         format!("{n} of {interested} {}", if *interested == 1 { "node" } else { "nodes" })
     };
@@ -166,7 +180,7 @@ fn reconciled(verdict: &Verdict) -> Condition {
     if *behind > 0 {
         let mut text = String::new();
         if *interested > 0 {
-            text = format!("taken by {}; ", of(took));
+            text = format!("taken by {}{silent}; ", of(took));
         }
         text.push_str(&match behind {
             1 => "a replica of the controller has not told of its nodes yet".to_owned(),
@@ -179,7 +193,8 @@ fn reconciled(verdict: &Verdict) -> Condition {
         return Condition::new(RECONCILED, "True", "NoNodeNeedsIt", text);
     }
     if took < interested {
-        let text = format!("taken by {}", of(took));
+        let text = format!("taken by {}{silent}", of(took));
+    let silent = silent(waiting, interested.saturating_sub(*took));
         return Condition::new(RECONCILED, "Unknown", "Pending", &text);
     }
     Condition::new(RECONCILED, "True", "Reconciled", &format!("taken by {}", of(took)))
@@ -190,8 +205,13 @@ fn refusal(rejection: &Rejection) -> String {
         Some(first) => fault(&first.field, &first.message, Some(&first.allowed)),
         None => "no reason given".to_owned(),
     };
-    if rejection.faults.len() > 1 {
-        text.push_str(&format!(" and {} more", rejection.faults.len() - 1));
+    if let Some((end, _)) = text.char_indices().nth(MAX_REASON) {
+        text.truncate(end);
+        text.push('…');
+    }
+    let more = rejection.faults.len().saturating_sub(1) as u64 + u64::from(rejection.more);
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
     }
     if rejection.last_good {
         text.push_str("; its last good version is in force");
@@ -202,6 +222,18 @@ fn refusal(rejection: &Rejection) -> String {
 /// The conditions as they are to be written, and which of ours differ from those that are there.
 pub(super) fn merged(
     outcome: &Outcome,
+/// The nodes that have not answered, some of them by name.
+fn silent(waiting: &[Arc<str>], count: usize) -> String {
+    let named = &waiting[..waiting.len().min(MAX_NODES)];
+    if named.is_empty() {
+        return String::new();
+    }
+    match count.saturating_sub(named.len()) {
+        0 => format!("; no answer from {}", named.join(", ")),
+        more => format!("; no answer from {} and {more} more", named.join(", ")),
+    }
+}
+
     existing: Option<&Value>,
     now: &str,
 ) -> (Vec<Value>, Vec<&'static str>) {

@@ -29,9 +29,23 @@ fn a_good_object_on_all_nodes_is_all_true() {
 
 #[test]
 fn nodes_that_have_not_answered_or_do_not_need_it_are_told_apart() {
-    let waiting = outcome(&verdict(&good(), 3, 1));
-    assert_eq!(said(&waiting)[1], ("Unknown", "Pending"));
-    assert_eq!(waiting.conditions[1].message, "taken by 1 of 3 nodes");
+    let pending = |interested, waiting: &[&str], behind| {
+        let waiting = waiting.iter().map(|name| Arc::from(*name)).collect();
+        let of = Verdict { waiting, behind, ..verdict(&good(), interested, 1) };
+        let outcome = outcome(&of);
+        assert_eq!(said(&outcome)[1], ("Unknown", "Pending"));
+        outcome.conditions[1].message.clone()
+    };
+    assert_eq!(pending(3, &["a", "b"], 0), "taken by 1 of 3 nodes; no answer from a, b");
+    assert_eq!(
+        pending(1000, &["a", "b", "c", "d", "e", "f"], 0),
+        "taken by 1 of 1000 nodes; no answer from a, b, c, d and 995 more"
+    );
+    assert_eq!(
+        pending(2, &["b"], 1),
+        "taken by 1 of 2 nodes; no answer from b; a replica of the controller has not told of its \
+         nodes yet"
+    );
     assert_eq!(said(&outcome(&verdict(&good(), 0, 0)))[1], ("True", "NoNodeNeedsIt"));
 }
 
@@ -120,4 +134,32 @@ fn conditions_of_others_are_kept_and_messages_bounded() {
     assert!(others(None).is_empty());
     let long = Condition::new(ACCEPTED, "False", "Invalid", &"é".repeat(5000));
     assert_eq!(long.message.chars().count(), MAX_MESSAGE + 1);
+}
+    // Whatever the reasons are, all that has to be said has room.
+    let fault = Fault { field: "spec.x".into(), message: "no".repeat(400), ..Fault::default() };
+    let rejection = Rejection { faults: vec![fault], more: 3, ..Rejection::default() };
+    let rejection = Arc::new(rejection);
+    of.refused = 5;
+    of.rejections =
+        ["a", "b", "c", "d", "e"].map(|node| (node.into(), Arc::clone(&rejection))).to_vec();
+    let outcome = super::outcome(&of);
+    let message = &outcome.conditions[1].message;
+    assert!(message.ends_with("; and 1 more"), "{message}");
+    assert!(message.contains("; d: spec.x: nono") && !message.contains("; e: "), "{message}");
+    assert_eq!(message.matches("… and 3 more").count(), 4, "{message}");
+
+#[test]
+fn a_fault_is_told_once_per_generation() {
+    let mut of = verdict(&good(), 3, 1);
+    of.refused = 1;
+    let first = outcome(&of);
+    let fault = &first.conditions[1];
+    assert!(fault.is_fault() && fault.is_news(3, None));
+    let existing = Value::Array(merged(&first, None, "T1").0);
+    assert!(!fault.is_news(3, Some(&existing)));
+    of.refused = 2;
+    assert!(!outcome(&of).conditions[1].is_news(3, Some(&existing)), "more nodes of the same mind");
+    assert!(fault.is_news(4, Some(&existing)), "it was touched, and is not mended");
+    let mended = Value::Array(merged(&outcome(&verdict(&good(), 3, 3)), None, "T2").0);
+    assert!(fault.is_news(3, Some(&mended)), "it has come back");
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::conditions::{ACCEPTED, Outcome, merged, others, outcome};
+use super::conditions::{ACCEPTED, Condition, Outcome, merged, others, outcome};
 use super::plural;
 use crate::keep::FIELD_MANAGER;
 use crate::lease::{Leadership, MAX_WRITE};
@@ -34,6 +34,8 @@ const CONCURRENT: usize = 8;
 /// Events per second, and at once: events are for people.
 const EVENT_RATE: f64 = 5.0;
 const EVENT_BURST: f64 = 50.0;
+/// Objects whose last event is remembered.
+const MAX_RECORDERS: usize = 1024;
 /// Characters of an event's note (Kubernetes takes 1024 bytes).
 const MAX_NOTE: usize = 500;
 
@@ -96,7 +98,9 @@ pub struct StatusWriter {
     client: kube::Client,
     verdicts: Verdicts,
     settings: StatusSettings,
-    recorder: Recorder,
+    /// One for each fault that was told: what is the same is counted up where it stands, and
+    /// nothing else is.
+    recorders: Mutex<HashMap<ObjectKey, (String, Recorder)>>,
     /// What was written last, per object that is there.
     written: Mutex<HashMap<ObjectKey, Outcome>>,
     events: Mutex<(f64, Instant)>,
@@ -127,12 +131,8 @@ impl StatusWriter {
     /// Writes with `client` what `verdicts` say.
     #[must_use]
     pub fn new(client: kube::Client, verdicts: Verdicts, settings: StatusSettings) -> Self {
-        let reporter = Reporter {
-            controller: "fairlead-controller".to_owned(),
-            instance: Some(settings.instance.clone()),
-        };
         Self {
-            recorder: Recorder::new(client.clone(), reporter),
+            recorders: Mutex::default(),
             client,
             verdicts,
             settings,
@@ -295,7 +295,7 @@ impl StatusWriter {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         api.patch_status(&key.name, &params, &Patch::Apply(&patch)).await?;
         self.metrics.writes.inc();
-        self.tell(key, &resource, &object, &outcome, &changed).await;
+        self.tell(key, &resource, &object, &outcome, existing).await;
         self.written.lock().insert(key.clone(), outcome);
         Ok(true)
     }
@@ -307,11 +307,12 @@ impl StatusWriter {
         resource: &ApiResource,
         object: &DynamicObject,
         outcome: &Outcome,
-        changed: &[&'static str],
+        existing: Option<&Value>,
     ) {
         // What cannot be accepted is refused by nodes for the same reason: once is enough.
         let fault = outcome.conditions.iter().find(|condition| condition.is_fault());
-        let Some(fault) = fault.filter(|fault| changed.contains(&fault.kind)) else { return };
+        let is_news = |fault: &&Condition| fault.is_news(outcome.generation, existing);
+        let Some(fault) = fault.filter(is_news) else { return };
         if !self.may_tell() {
             self.metrics.events_left_out.inc();
             return;
@@ -324,17 +325,39 @@ impl StatusWriter {
             uid: object.metadata.uid.clone(),
             ..ObjectReference::default()
         };
+        let note: String = fault.message.chars().take(MAX_NOTE).collect();
+        let recorder = self.recorder(key, &note);
         let event = Event {
             type_: EventType::Warning,
             reason: fault.reason.to_owned(),
-            note: Some(fault.message.chars().take(MAX_NOTE).collect()),
+            note: Some(note),
             action: if fault.kind == ACCEPTED { "Validating" } else { "Distributing" }.to_owned(),
             secondary: None,
         };
-        match self.recorder.publish(&event, &reference).await {
+        match recorder.publish(&event, &reference).await {
             Ok(()) => self.metrics.events.inc(),
             Err(error) => tracing::debug!(%key, %error, "an event cannot be written"),
         }
+    }
+
+    /// Who counts up an event with this note about an object, or begins one.
+    fn recorder(&self, key: &ObjectKey, note: &str) -> Recorder {
+        let mut recorders = self.recorders.lock();
+        if let Some((told, recorder)) = recorders.get(key)
+            && told == note
+        {
+            return recorder.clone();
+        }
+        let reporter = Reporter {
+            controller: "fairlead-controller".to_owned(),
+            instance: Some(self.settings.instance.clone()),
+        };
+        let recorder = Recorder::new(self.client.clone(), reporter);
+        if recorders.len() >= MAX_RECORDERS {
+            recorders.clear();
+        }
+        recorders.insert(key.clone(), (note.to_owned(), recorder.clone()));
+        recorder
     }
 
     fn may_tell(&self) -> bool {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_wire::config::{
-    Ack, Found, Held, Hello, Lookup, MAX_ADDRESSED_PODS, NodeMessage, PROTOCOL, PodAddresses,
-    node_message,
+    Ack, Found, Held, Hello, Lookup, MAX_ADDRESSED_PODS, MAX_VERDICTS, NodeMessage, PROTOCOL,
+    PodAddresses, Verdicts, node_message,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -61,6 +61,7 @@ pub(super) async fn run(
             in_flight: None,
             next: Instant::now(),
             first: true,
+            completed: false,
             lookups: VecDeque::new(),
         };
         tokio::select! {
@@ -147,6 +148,8 @@ struct Session<'a> {
     next: Instant,
     /// No Update has been sent yet.
     first: bool,
+    /// An Update that was `complete` has been sent.
+    completed: bool,
     lookups: VecDeque<Found>,
 }
 
@@ -195,10 +198,13 @@ impl Session<'_> {
         let complete = batch.complete;
         let empty = batch.upserts.is_empty() && batch.removed.is_empty();
         // A Lookup may have found nothing new: then Found is all there is to say.
-        if !empty || trust_changed || self.first {
+        // But the node waits for the end of the first ones.
+        let ends = complete && !self.completed;
+        if !empty || trust_changed || ends {
             let trust = trust_changed.then(|| self.trust.borrow_and_update().clone());
             self.nonce += 1;
             self.first = false;
+            self.completed |= complete;
             let oldest = batch.oldest.map(|(at, _)| at);
             let kinds = batch.kinds.clone();
             let frame = Frame::Update { nonce: self.nonce, batch, trust };
@@ -224,6 +230,7 @@ impl Session<'_> {
     fn hear(&mut self, message: NodeMessage) -> Result<(), Status> {
         match message.message {
             Some(node_message::Message::Ack(ack)) => self.hear_ack(ack),
+            Some(node_message::Message::Verdicts(verdicts)) => self.hear_verdicts(verdicts),
             Some(node_message::Message::Lookup(lookup)) => self.hear_lookup(lookup),
             Some(node_message::Message::PodAddresses(pods)) => self.hear_addresses(pods),
             Some(node_message::Message::Hello(_) | node_message::Message::Inventory(_)) => {
@@ -243,6 +250,17 @@ impl Session<'_> {
         let refused = self.shared.world.acknowledge(self.ticket, ack);
         self.shared.metrics.acknowledged(in_flight.oldest.map(|at| at.elapsed()), refused);
         tracing::trace!(node = self.ticket.node, now = now_micros(), refused, "acknowledged");
+        Ok(())
+    }
+
+    fn hear_verdicts(&self, verdicts: Verdicts) -> Result<(), Status> {
+        let Verdicts { changed } = verdicts;
+        if changed.len() > MAX_VERDICTS {
+            let text = format!("at most {MAX_VERDICTS} objects in a Verdicts");
+            return Err(Status::invalid_argument(text));
+        }
+        let refused = self.shared.world.hear_verdicts(self.ticket, changed);
+        self.shared.metrics.refused(refused);
         Ok(())
     }
 

@@ -8,7 +8,8 @@ use fairlead_api::{Kind, ObjectKey};
 use fairlead_wire::config::configuration_client::ConfigurationClient;
 use fairlead_wire::config::{
     Ack, AddressedPod, ControllerMessage, Found, Held, Hello, Inventory, Lookup, NodeMessage,
-    PROTOCOL, PodAddresses, Rejection, Update, controller_message, node_message,
+    PROTOCOL, PodAddresses, Rejection, Resource, Update, Verdicts, controller_message,
+    node_message,
 };
 use futures_util::future::BoxFuture;
 use futures_util::stream::unfold;
@@ -359,6 +360,20 @@ async fn refusals_are_counted() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), counted).await.expect("it is counted");
+    // And those that have nothing to do with an Update.
+    let Resource { key, version, .. } = first.upserts[0].clone();
+    let changed = Held { key, version, rejected: Some(Rejection::default()) };
+    let say = |changed| node_message::Message::Verdicts(Verdicts { changed });
+    node.say.send(say(vec![changed; 3])).await.expect("it is heard");
+    let counted = async {
+        while !server.metrics.scrape().contains("pilot_total_xds_rejects 4\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), counted).await.expect("it is counted");
+    // More than is allowed.
+    node.say.send(say(vec![Held::default(); 257])).await.expect("it is heard");
+    assert_eq!(node.end().await.code(), Code::InvalidArgument);
 }
 
 #[tokio::test]

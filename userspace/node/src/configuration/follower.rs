@@ -1,7 +1,7 @@
 //! From the store to the snapshot: compile what changed, publish, report. The same for every
 //! source.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -82,8 +82,17 @@ impl Follower {
         self.unlisted = paths.collect();
     }
 
-    /// Takes in a change of the store; what the compiler finds wrong beyond what it found before.
-    pub(super) fn apply(&mut self, store: &Store, change: &Change) -> Vec<Problem> {
+    /// The errors that the compiler finds now in the objects that `of` picks.
+    pub(super) fn errors(
+        &self,
+        of: impl Fn(&ObjectKey) -> bool,
+    ) -> BTreeMap<ObjectKey, Vec<Problem>> {
+        self.compiler.errors(of)
+    }
+
+    /// Takes in a change of the store; of which objects the compiler thinks otherwise now, also
+    /// such as have not changed.
+    pub(super) fn apply(&mut self, store: &Store, change: &Change) -> HashSet<ObjectKey> {
         let objects: Vec<(ObjectKey, Option<Resource>)> = change
             .upserted
             .iter()
@@ -96,6 +105,7 @@ impl Follower {
             (first || change.rejected_changed || suspects_changed).then(|| self.fail_closed(store));
         let update = Update { objects: &objects, fail_closed: closed.as_deref() };
         let (mut snapshot, mut fresh, stats) = self.compiler.apply(&update);
+        let mut rejudged: HashSet<ObjectKey> = self.compiler.rejudged().cloned().collect();
         if snapshot.mesh.root_namespace != self.root {
             // The scope of "the whole mesh" has another name now.
             self.root = Arc::clone(&snapshot.mesh.root_namespace);
@@ -104,6 +114,7 @@ impl Follower {
             let (again, more, _) = self.compiler.apply(&update);
             snapshot = again;
             fresh.extend(more);
+            rejudged.extend(self.compiler.rejudged().cloned());
         }
 
         for problem in &change.problems {
@@ -153,7 +164,7 @@ impl Follower {
         } else {
             tracing::debug!(version, changed, total, micros, problems, "configuration applied");
         }
-        fresh
+        rejudged
     }
 
     /// Whether there are others than before.

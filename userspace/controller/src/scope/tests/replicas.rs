@@ -124,6 +124,28 @@ async fn nodes_of_all_replicas_count() {
     two.tell(SESSION);
     assert!(two.changed());
     assert_eq!(two.count(), (2, 2, 0, 0));
+    // The other node changes its mind, without anybody having touched it.
+    let content = two.verdicts.of(&two.key).expect("a verdict");
+    let says = |rejected| Held {
+        key: Some(Key {
+            kind: "AuthorizationPolicy".into(),
+            namespace: "root".into(),
+            name: "all".into(),
+            ..Key::default()
+        }),
+        version: content.version.to_string(),
+        rejected,
+    };
+    let fault = Fault { message: "late".to_owned(), ..Fault::default() };
+    let no = Rejection { faults: vec![fault], more: 2, ..Rejection::default() };
+    for (says, counts) in [(says(Some(no)), (2, 1, 1, 0)), (says(None), (2, 2, 0, 0))] {
+        two.follows.hear_verdicts(&ticket, vec![says]);
+        two.tell(SESSION);
+        assert!(two.changed());
+        assert_eq!(two.count(), counts);
+        let of = two.verdicts.of(&two.key).expect("a verdict");
+        assert!(of.rejections.iter().all(|(node, why)| &**node == "two" && why.more == 2));
+    }
     // An object that no node of the other needs, and one that it has not heard of.
     let lonely = ObjectKey::new(Kind::AuthorizationPolicy, "a", "q");
     rule(&two.leads, Kind::AuthorizationPolicy, "a", "q", json!({}));

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use fairlead_config::compile::{Problem, Severity};
 use fairlead_config::model::Snapshot;
 use fairlead_config::source::{Load, Parsed, Store};
-use fairlead_wire::config::{Fault, Held as HeldMessage, Inventory, Key, Rejection, Update};
+use fairlead_wire::config::{Held as HeldMessage, Inventory, Key, Rejection, Update};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::sync::watch;
@@ -18,18 +17,18 @@ use super::super::follower::Follower;
 use super::objects::{self, Held, MAX_TRUST_BYTES, Version};
 use super::state::{Entry, Identity, Journal, Keeper};
 use super::status::Status;
+use super::verdicts::{Refusal, Verdicts};
 use super::{Bundle, state};
+use judge::{Judged, Named};
+
+#[path = "core_judge.rs"]
+mod judge;
 use crate::settings::ControllerSettings;
 
 /// How the controller trims objects for nodes ([`fairlead_wire::config::Hello::trim`]).
 pub(super) const TRIM: u32 = 1;
 /// Objects in one Inventory; each is less than 2 KiB, with why it is refused.
 const INVENTORY: usize = 1000;
-/// Refusals that an Inventory tells of again, and bytes of each text in them.
-const MAX_REFUSED: usize = 10_000;
-const MAX_REFUSED_TEXT: usize = 256;
-/// Refusals in one Ack.
-const MAX_REJECTIONS: usize = 2000;
 /// After so many changed objects, what came and went with them is given back to the kernel.
 const MANY: usize = 1000;
 /// How long an Update waits for a slow disk.
@@ -45,7 +44,7 @@ pub(super) struct Core {
     store: Store,
     held: Held,
     /// What this start of the daemon refuses of that.
-    refused: HashMap<Arc<PathBuf>, Rejection>,
+    verdicts: Verdicts,
     bundle: watch::Sender<Bundle>,
     /// Objects that have changed since memory was given back.
     changed: usize,
@@ -67,13 +66,6 @@ impl Staged {
     pub(super) fn new(full: bool) -> Self {
         Self { full, ..Self::default() }
     }
-}
-
-/// An object of an Update, and what is wrong with it.
-struct Named {
-    key: Key,
-    version: String,
-    faults: Vec<Fault>,
 }
 
 /// A name for this start of the daemon.
@@ -109,7 +101,7 @@ impl Core {
             follower,
             store: Store::default(),
             held: Held::default(),
-            refused: HashMap::new(),
+            verdicts: Verdicts::default(),
             bundle,
             changed: 0,
         };
@@ -118,6 +110,7 @@ impl Core {
         {
             tracing::error!(%reason, "the state on disk is not used, none of it");
             core.held = Held::default();
+            core.verdicts = Verdicts::default();
             journal.clear()?;
         }
         let keeper = Keeper::start(journal).context("starting the thread that writes it")?;
@@ -140,33 +133,17 @@ impl Core {
         let mut places: Vec<_> = contents.objects.iter().collect();
         places.sort_by_key(|(_, place)| place.offset);
         let mut load = Load::default();
-        let mut paths = HashMap::with_capacity(places.len());
-        let mut doubtful = Vec::new();
+        let mut judged = Judged::default();
         for (path, place) in places {
             let resource = journal.resource(place)?;
             let key = resource.key.unwrap_or_default();
             let parsed = objects::read(path, &key, &resource.json);
-            if !objects::faults(&parsed.problems).is_empty() {
-                doubtful.push(Arc::clone(path));
-            }
+            judged.add(path, &parsed);
             load.files.push((Arc::clone(path), parsed));
             let version = Version { version: resource.version.into(), bytes: place.bytes };
             self.held.insert(Arc::clone(path), version);
-            if let Some(object) = objects::object_key(&key) {
-                paths.insert(object, path);
-            }
         }
-        for problem in self.put_in_force(load) {
-            if problem.severity == Severity::Error
-                && let Some(path) = paths.get(&problem.object)
-            {
-                doubtful.push(Arc::clone(path));
-            }
-        }
-        // What was refused is asked for once more, so that the controller hears of it again.
-        for path in doubtful {
-            self.held.doubt(&path);
-        }
+        self.put_in_force(load, judged);
         let as_of = journal.as_of();
         self.status.update(|facts| {
             facts.as_of = Some(as_of);
@@ -184,13 +161,14 @@ impl Core {
         Ok(())
     }
 
-    /// Has the store and the compiler take changes in; what is wrong with them.
-    fn put_in_force(&mut self, load: Load) -> Vec<Problem> {
+    /// Has the store and the compiler take changes in, and judges what has come, and what else is
+    /// judged otherwise for it.
+    fn put_in_force(&mut self, load: Load, judged: Judged) {
         let change = self.store.apply(load);
-        let problems = self.follower.apply(&self.store, &change);
+        let rejudged = self.follower.apply(&self.store, &change);
         self.store.let_go(&change.upserted);
         self.changed += change.upserted.len() + change.removed.len();
-        problems
+        self.judge(judged, rejudged);
     }
 
     /// What is in force.
@@ -199,14 +177,15 @@ impl Core {
     }
 
     /// What the controller is told that the node holds.
-    pub(super) fn inventory(&self, nothing: bool) -> Vec<Inventory> {
+    pub(super) fn inventory(&mut self, nothing: bool) -> Vec<Inventory> {
+        self.verdicts.all_said();
         let held: Vec<HeldMessage> = if nothing { None } else { Some(self.held.iter()) }
             .into_iter()
             .flatten()
             .map(|(path, version)| HeldMessage {
                 key: objects::key_of(path),
                 version: version.version.to_string(),
-                rejected: self.refused.get(path).cloned(),
+                rejected: self.verdicts.refusal(path).map(Refusal::rejection),
             })
             .collect();
         let mut messages: Vec<Inventory> =
@@ -240,7 +219,6 @@ impl Core {
         let mut entries = Vec::with_capacity(upserts.len() + removed.len() + 1);
         for key in removed {
             let path = self.held.shared(objects::path_of(&key)?);
-            self.refused.remove(&path);
             staged.changes.insert(Arc::clone(&path), None);
             entries.push(Entry::Remove(path, key));
         }
@@ -251,11 +229,11 @@ impl Core {
             let path = self.held.shared(objects::path_of(&key)?);
             let parsed = objects::read(&path, &key, &resource.json);
             let faults = objects::faults(&parsed.problems);
-            self.refused.remove(&path);
             // What stays in force stays on disk, for the next start of the daemon. An object that was
             // never right is written: whom it is for must be refused then as now.
             let stays = !faults.is_empty() && !staged.full && self.knows(&key);
-            named.push(Named { key, version: resource.version.clone(), faults });
+            let version_text = resource.version.clone();
+            named.push(Named { path: Arc::clone(&path), key, version: version_text, faults });
             staged.changes.insert(Arc::clone(&path), Some((parsed, version)));
             if !stays {
                 entries.push(Entry::Upsert(path, resource));
@@ -267,14 +245,13 @@ impl Core {
         let first = complete && !staged.synced;
         staged.synced |= complete;
         if staged.synced {
-            self.apply(staged, &mut named, first.then_some(&mut entries));
+            self.apply(staged, first.then_some(&mut entries));
             // After it is in force: only then may what it does not name be let go.
             self.follower.report().lock().current = true;
         }
         keeper.write(entries, staged.synced, DISK_PATIENCE).await;
         let now = SystemTime::now();
-        let rejected = self.rejections(named);
-        self.keep_refusals(&rejected);
+        let rejected = self.rejections(named, staged.synced);
         self.status.update(|facts| {
             facts.updates += 1;
             facts.objects[0] += counts[0];
@@ -298,13 +275,9 @@ impl Core {
     }
 
     /// Puts in force what has come.
-    fn apply(
-        &mut self,
-        staged: &mut Staged,
-        named: &mut [Named],
-        mut first: Option<&mut Vec<Entry>>,
-    ) {
+    fn apply(&mut self, staged: &mut Staged, mut first: Option<&mut Vec<Entry>>) {
         let mut load = Load::default();
+        let mut judged = Judged::default();
         if std::mem::take(&mut staged.full)
             && let Some(entries) = first.take()
         {
@@ -323,69 +296,22 @@ impl Core {
             match change {
                 None => {
                     self.held.remove(&path);
+                    self.verdicts.forget(&path);
                     load.gone.push(path);
                 }
                 Some((parsed, version)) => {
+                    judged.add(&path, &parsed);
                     self.held.insert(Arc::clone(&path), version);
                     load.files.push((path, parsed));
                 }
             }
         }
-        for problem in self.put_in_force(load) {
-            if problem.severity != Severity::Error {
-                continue;
-            }
-            let key = Some(&problem.object);
-            let of = named.iter_mut().find(|n| objects::object_key(&n.key).as_ref() == key);
-            if let Some(named) = of {
-                let allowed = String::new();
-                named.faults.push(Fault {
-                    field: problem.field,
-                    message: problem.message,
-                    allowed,
-                });
-            }
-        }
+        self.put_in_force(load, judged);
     }
 
     /// Whether there is a version of an object that could be read.
     fn knows(&self, key: &Key) -> bool {
         objects::object_key(key).is_some_and(|object| self.store.get(&object).is_some())
-    }
-
-    fn rejections(&self, named: Vec<Named>) -> Vec<Rejection> {
-        let refused = named.into_iter().filter(|n| !n.faults.is_empty()).take(MAX_REJECTIONS);
-        refused
-            .map(|Named { key, version, faults }| {
-                let last_good = self.knows(&key);
-                Rejection { key: Some(key), version, last_good, faults }
-            })
-            .collect()
-    }
-
-    /// Keeps what is refused for the next stream, in short.
-    fn keep_refusals(&mut self, rejected: &[Rejection]) {
-        for rejection in rejected {
-            let path = rejection.key.as_ref().and_then(|key| objects::path_of(key).ok());
-            let Some(path) = path.filter(|_| self.refused.len() < MAX_REFUSED) else { continue };
-            let short = |text: &String| {
-                let end = (0..=MAX_REFUSED_TEXT.min(text.len())).rev();
-                let end = end.into_iter().find(|end| text.is_char_boundary(*end));
-                text[..end.unwrap_or(0)].to_owned()
-            };
-            let faults = rejection.faults.iter().take(1).map(|fault| Fault {
-                field: short(&fault.field),
-                message: short(&fault.message),
-                allowed: short(&fault.allowed),
-            });
-            let kept = Rejection {
-                key: None,
-                version: String::new(),
-                last_good: rejection.last_good,
-                faults: faults.collect(),
-            };
-            self.refused.insert(self.held.shared(path), kept);
-        }
     }
 
     /// Hands on a trust bundle, if it is one.

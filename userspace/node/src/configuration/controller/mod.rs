@@ -3,7 +3,7 @@
 //!
 //! `session` speaks the protocol (`fairlead.config.v1`), `objects` makes files of the store of its
 //! objects, `core` takes Updates in, `state` keeps them on disk, `lookup` asks about addresses
-//! that nobody knows. All of it runs on a thread of its own: compiling a large change holds up
+//! that nobody knows, `verdicts` knows what is refused. All of it runs on a thread of its own: compiling a large change holds up
 //! neither traffic nor the admin API.
 //!
 //! When the stream ends, everything stays as it is; streams are tried again with a growing pause
@@ -15,6 +15,7 @@ mod objects;
 mod session;
 mod state;
 mod status;
+mod verdicts;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

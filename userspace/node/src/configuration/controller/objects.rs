@@ -185,11 +185,27 @@ impl Held {
         }
     }
 
-    /// What is held of an object counts as no version of it: the controller sends it again.
-    pub(super) fn doubt(&mut self, path: &PathBuf) {
-        if let Some(version) = self.objects.get_mut(path) {
-            version.version = Box::default();
-        }
+    /// The version that is held of an object.
+    pub(super) fn version(&self, path: &PathBuf) -> Option<&str> {
+        self.objects.get(path).map(|version| &*version.version)
+    }
+
+    /// The path of an object that is held.
+    pub(super) fn path(&self, object: &ObjectKey) -> Option<Arc<PathBuf>> {
+        let (kind, group) = (object.kind, object.kind.group());
+        let paths = kind.versions().iter().filter_map(|version| {
+            let api_version =
+                if group.is_empty() { (*version).to_owned() } else { format!("{group}/{version}") };
+            let key = Key {
+                api_version,
+                kind: kind.as_str().to_owned(),
+                namespace: (*object.namespace).to_owned(),
+                name: (*object.name).to_owned(),
+            };
+            path_of(&key).ok()
+        });
+        let mut held = paths.filter_map(|path| self.objects.get_key_value(&path));
+        held.next().map(|(path, _)| Arc::clone(path))
     }
 
     pub(super) fn remove(&mut self, path: &PathBuf) {

@@ -27,6 +27,9 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages that wait to be sent.
 const OUTGOING: usize = 16;
+/// Between two messages about objects that nobody touched: what changes to and fro within it is
+/// told once.
+const VERDICTS_PAUSE: Duration = Duration::from_millis(500);
 /// How often the state on disk is told that it is current.
 const TOUCH: Duration = Duration::from_secs(5);
 /// A state with gaps is made anew after this long.
@@ -73,7 +76,7 @@ fn message(message: node_message::Message) -> NodeMessage {
     NodeMessage { message: Some(message) }
 }
 
-async fn open(core: &Core, service: Service, nothing: bool) -> Result<Opened, String> {
+async fn open(core: &mut Core, service: Service, nothing: bool) -> Result<Opened, String> {
     let channel = service.connect().await.map_err(|e| e.to_string())?;
     let address = channel.address();
     let hello = Hello {
@@ -123,6 +126,7 @@ async fn serve(
     let mut lookup = 0_u64;
     let mut last_nonce = 0_u64;
     let mut lost: Option<Instant> = None;
+    let mut next_verdicts = Instant::now();
     links.assigned.tell_all();
     report(links, &outgoing).await?;
     loop {
@@ -134,9 +138,14 @@ async fn serve(
                 match next.message {
                     Some(controller_message::Message::Update(update)) => {
                         let nonce = rising(&update, &mut last_nonce)?;
+                        let synced = staged.synced;
                         let rejected = core.take(update, staged, keeper).await?;
                         if staged.synced {
                             links.lookups.connected();
+                        }
+                        // The Ack speaks for all that came until now.
+                        while staged.synced && !synced && let Some(news) = core.news() {
+                            send(&outgoing, node_message::Message::Verdicts(news)).await?;
                         }
                         let ack = Ack { nonce, rejected };
                         send(&outgoing, node_message::Message::Ack(ack)).await?;
@@ -161,6 +170,12 @@ async fn serve(
                 links.lookups.sent(lookup, addresses);
                 let ask = Lookup { id: lookup, addresses: text };
                 send(&outgoing, node_message::Message::Lookup(ask)).await?;
+            }
+            () = tokio::time::sleep_until(next_verdicts), if staged.synced && core.has_news() => {
+                if let Some(news) = core.news() {
+                    send(&outgoing, node_message::Message::Verdicts(news)).await?;
+                }
+                next_verdicts = Instant::now() + VERDICTS_PAUSE;
             }
             () = links.assigned.changed() => report(links, &outgoing).await?,
             _ = touch.tick() => {

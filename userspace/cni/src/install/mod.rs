@@ -40,6 +40,9 @@ Examples:
 
 With CNI_COMMAND in the environment it is the CNI plugin, and takes no arguments.";
 
+/// Name of the directories that are the mesh's alone.
+const OWN: &str = "fairlead";
+
 /// Fairlead's CNI plugin, and what puts it on a node.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fairlead-cni", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -62,6 +65,9 @@ enum Command {
 struct Uninstall {
     #[command(flatten)]
     places: Places,
+    /// The directory of the node daemon's sockets, which is removed if it is empty
+    #[arg(long, value_name = "DIR", default_value = "/host/run/fairlead")]
+    run_dir: PathBuf,
     /// Stay until SIGTERM when it is done: a DaemonSet starts again what ends
     #[arg(long)]
     stay: bool,
@@ -132,8 +138,8 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     match options.command {
         Command::Install(install) => watch::stay(&install),
         Command::Check(install) => check(&install),
-        Command::Uninstall(Uninstall { places, stay }) => {
-            uninstall(&places)?;
+        Command::Uninstall(Uninstall { places, run_dir, stay }) => {
+            uninstall(&places, &run_dir)?;
             if stay { watch::until_told_to_end() } else { Ok(()) }
         }
     }
@@ -249,7 +255,7 @@ fn check(install: &Install) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn uninstall(places: &Places) -> anyhow::Result<()> {
+fn uninstall(places: &Places, run_dir: &Path) -> anyhow::Result<()> {
     let dir = &places.cni_conf_dir;
     // The chain first: no runtime looks for a plugin that is gone.
     let left =
@@ -258,14 +264,24 @@ fn uninstall(places: &Places) -> anyhow::Result<()> {
     let mut removed = files::remove(&access)
         .or_else(missing_dir)
         .with_context(|| format!("removing {}", access.display()))?;
-    // Ours alone if it is empty now.
-    let _ = std::fs::remove_dir(&places.state_dir);
+    remove_empty(&places.state_dir);
+    // The node daemon's, around it.
+    if let Some(around) = places.state_dir.parent().filter(|dir| dir.ends_with(OWN)) {
+        remove_empty(around);
+    }
+    remove_empty(run_dir);
     let binary = places.binary();
     removed |= files::remove(&binary)
         .or_else(missing_dir)
         .with_context(|| format!("removing {}", binary.display()))?;
     say(if left || removed { "uninstalled" } else { "there was nothing to uninstall" });
     Ok(())
+}
+
+/// Removes a directory in which nothing is left. Where there is something, where it is not there, or
+/// where it was mounted here, it stays as it is.
+fn remove_empty(dir: &Path) {
+    let _ = std::fs::remove_dir(dir);
 }
 
 fn missing_dir(error: std::io::Error) -> std::io::Result<bool> {

@@ -126,3 +126,29 @@ fn what_cannot_be_entered_says_why() {
     let error = chain::enter(&dir.0, OURS).unwrap_err().to_string();
     assert!(error.contains("somebody else's"), "{error}");
 }
+
+#[test]
+fn empty_directories_go_and_others_stay() {
+    let dir = Dir::new();
+    let at = |path: &str| dir.0.join(path);
+    for path in ["conf", "bin", "var/fairlead/cni", "run/fairlead"] {
+        fs::create_dir_all(at(path)).unwrap();
+    }
+    let places = super::Places {
+        cni_conf_dir: at("conf"),
+        cni_bin_dir: at("bin"),
+        state_dir: at("var/fairlead/cni"),
+    };
+    fs::write(at("var/fairlead/kept"), "").unwrap();
+    super::uninstall(&places, &at("run/fairlead")).unwrap();
+    assert!(!at("var/fairlead/cni").exists() && !at("run/fairlead").exists());
+    assert!(at("var/fairlead/kept").exists(), "what is not empty stays");
+    fs::remove_file(at("var/fairlead/kept")).unwrap();
+    super::uninstall(&places, &at("run/fairlead")).unwrap();
+    assert!(!at("var/fairlead").exists() && at("var").exists() && at("bin").exists());
+    // A place of another name is somebody's.
+    fs::create_dir_all(at("other/cni")).unwrap();
+    let places = super::Places { state_dir: at("other/cni"), ..places };
+    super::uninstall(&places, &at("run/fairlead")).unwrap();
+    assert!(!at("other/cni").exists() && at("other").exists());
+}

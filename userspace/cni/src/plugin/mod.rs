@@ -116,8 +116,8 @@ pub fn run<D: Daemon, A: Membership>(
             Ok(None)
         }
         Command::Gc => {
-            let told = daemon
-                .ask(&Request::Gc { valid: conf.valid_attachments() }, Instant::now() + SHORT);
+            let valid = conf.valid_attachments()?;
+            let told = daemon.ask(&Request::Gc { valid }, Instant::now() + SHORT);
             if let Err(error) = told {
                 eprintln!("fairlead-cni: GC: the node daemon was not told: {error}");
             }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use fairlead_wire::cni::{MAX_IPS, Sandbox};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::error::{CniError, Code};
@@ -169,7 +169,7 @@ pub struct Conf {
     pub exclude_namespaces: Vec<String>,
     /// Whether STATUS fails while the daemon does not answer.
     pub status_requires_daemon: bool,
-    valid: Vec<Attachment>,
+    valid: Option<Vec<Attachment>>,
 }
 
 #[derive(Deserialize)]
@@ -187,8 +187,13 @@ struct Written {
     exclude_namespaces: Vec<String>,
     #[serde(default)]
     status_requires_daemon: bool,
-    #[serde(default, rename = "cni.dev/valid-attachments")]
-    valid: Vec<Attachment>,
+    #[serde(default, rename = "cni.dev/valid-attachments", deserialize_with = "said")]
+    valid: Option<Vec<Attachment>>,
+}
+
+/// A list that is there, if only as `null`: libcni writes one without entries so.
+fn said<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<Attachment>>, D::Error> {
+    Option::deserialize(value).map(|list| Some(list.unwrap_or_default()))
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -259,9 +264,16 @@ impl Conf {
     }
 
     /// The containers that still exist, for GC.
-    #[must_use]
-    pub fn valid_attachments(&self) -> Vec<String> {
-        self.valid.iter().map(|attachment| attachment.container_id.clone()).collect()
+    ///
+    /// # Errors
+    /// The runtime does not say (specification 1.1.0, section 3, GC: the list is required): every
+    /// sandbox would be forgotten.
+    pub fn valid_attachments(&self) -> Result<Vec<String>, CniError> {
+        let Some(valid) = &self.valid else {
+            let details = "GC without cni.dev/valid-attachments".into();
+            return Err(CniError::new(Code::InvalidConfig, details));
+        };
+        Ok(valid.iter().map(|attachment| attachment.container_id.clone()).collect())
     }
 }
 

@@ -166,6 +166,17 @@ fn the_other_commands() {
     let mut daemon = says(&[Response::Done]);
     assert_eq!(go(&mut daemon, Err(""), &env("GC", ""), &conf), Ok(None));
     assert_eq!(daemon.asked, [Request::Gc { valid: vec!["a".into()] }]);
+    // Without the list nothing is forgotten; with an empty one all is.
+    let unsaid = r#"{"cniVersion":"1.1.0","name":"n","type":"fairlead-cni"}"#;
+    let mut daemon = says(&[Response::Done]);
+    let error = go(&mut daemon, Err(""), &env("GC", ""), unsaid).unwrap_err();
+    assert_eq!((error.code, daemon.asked.len()), (Code::InvalidConfig, 0));
+    for none in ["[]", "null"] {
+        let conf = unsaid.replace('}', &format!(r#","cni.dev/valid-attachments":{none}}}"#));
+        let mut daemon = says(&[Response::Done]);
+        assert_eq!(go(&mut daemon, Err(""), &env("GC", ""), &conf), Ok(None));
+        assert_eq!(daemon.asked, [Request::Gc { valid: vec![] }]);
+    }
 
     assert_eq!(
         go(&mut says(&[Response::Enrolled]), Err(""), &env("CHECK", "shop"), &conf),

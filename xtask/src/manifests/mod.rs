@@ -1,6 +1,7 @@
 //! `cargo xtask manifests`: what is written from the types of `fairlead-api`: the
 //! CustomResourceDefinitions and the table of resources in the documentation.
 
+mod istio;
 mod resources;
 mod yaml;
 
@@ -29,17 +30,28 @@ const SHOWN: usize = 20;
 /// Examples:
 ///   cargo xtask manifests
 ///   cargo xtask manifests --check
+///
+/// Istio's own definitions, with which a test compares these, come from a Go module:
+///   go mod download -json istio.io/api@v1.31.1          (says in which `Dir` it is)
+///   cargo xtask manifests --istio Dir/kubernetes/customresourcedefinitions.gen.yaml
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
     /// Write nothing; fail with the difference when a file is stale
     #[arg(long)]
     check: bool,
+
+    /// Write the outline of Istio's definitions in this file to userspace/api/src/schema/istio.txt
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    istio: Option<PathBuf>,
 }
 
 /// Runs the task.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = root();
+    if let Some(path) = &args.istio {
+        return istio::write(&root, path);
+    }
     if args.check {
         let stale = check(&root)?;
         stale.iter().for_each(|line| println!("{line}"));

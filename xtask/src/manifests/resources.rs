@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use fairlead_api::schema::Field;
 use fairlead_api::{Kind, schema};
-use fairlead_config::source::{Effect, effect, partly_enforced};
+use fairlead_config::source::{Effect, effect, partly_enforced, partly_words};
 
 const INTRODUCTION: &str = "\
 # Resources
@@ -21,7 +21,9 @@ camelCase.
 - **enforced**: it does what it says.
 - **not enforced**: accepted, reported, no effect yet. In kinds of `security.istio.io` it is not accepted: the policy is
   refused, and fails closed for the workloads that it selects.
-- **refused**: not built yet, and traffic that it would apply to is refused rather than sent where nobody meant it to go.
+- **partly**: it does some of what it says; reported.
+- **refused**: not built yet, and traffic that it would apply to is refused rather than sent where nobody meant it to go;
+  reported.
 
 The definitions are in `manifests/crds` (`kubectl apply --server-side -k manifests/crds`). Names, versions, short names and
 stored versions are Istio's, so where Istio's own definitions are installed they serve as well, and stay as they are: use
@@ -60,6 +62,11 @@ fn describe(kind: Kind, fields: &[Field]) -> (&'static str, String) {
         let state = if kind.is_security() { "refused: fails closed" } else { "not enforced" };
         return (state, String::new());
     }
+    let mut leaves = fields.iter().filter(|field| field.leaf);
+    let state = match leaves.any(|field| effect(kind, &field.path) == Effect::Enforced) {
+        true => "enforced, with exceptions",
+        false => "partly",
+    };
     let mut rows = String::new();
     let mut said: Vec<&str> = Vec::new();
     for Field { path, description, .. } in fields {
@@ -68,6 +75,7 @@ fn describe(kind: Kind, fields: &[Field]) -> (&'static str, String) {
             Effect::NotEnforced if kind.is_security() => "policy refused",
             Effect::NotEnforced => "not enforced",
             Effect::Refused => "refused",
+            Effect::Partly => "partly",
         };
         // Policies have the same fields wherever they stand.
         if path.contains("subsets[].trafficPolicy.") || path.contains("portLevelSettings[].") {
@@ -81,7 +89,8 @@ fn describe(kind: Kind, fields: &[Field]) -> (&'static str, String) {
             continue;
         }
         said.push(path);
-        let description = description.replace('|', "\\|");
+        let words = partly_words(kind, path).map(|words| format!(" _{words}_"));
+        let description = description.replace('|', "\\|") + &words.unwrap_or_default();
         let _ = writeln!(rows, "| `{path}` | {state} | {description} |");
     }
     for (path, words) in partly_enforced(kind) {
@@ -94,5 +103,5 @@ fn describe(kind: Kind, fields: &[Field]) -> (&'static str, String) {
         rows.push_str("\nThe same holds for the traffic policies of subsets and ports.\n");
     }
     let head = "| field | state | what it means |\n|---|---|---|\n";
-    ("enforced, with exceptions", format!("\n## {kind}: fields without effect yet\n\n{head}{rows}"))
+    (state, format!("\n## {kind}: fields without effect yet\n\n{head}{rows}"))
 }

@@ -5,6 +5,7 @@
 //! the kind as a whole: names, versions, columns.
 
 mod crd;
+mod outline;
 mod structural;
 mod words;
 
@@ -12,6 +13,7 @@ pub use crd::{
     Field, custom_resource_definition, definition_name, short_names, spec_fields, spec_schema,
     stored_version,
 };
+pub use outline::{outline, outline_fields};
 pub use structural::{SchemaError, structural};
 pub(crate) use words::{
     MOST_ROUTES, alias, any_duration, environment, exclusive, free, int_or_string, labels,

@@ -29,9 +29,12 @@ pub struct RequestAuthenticationSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
-#[cfg_attr(feature = "schema", schemars(transform = crate::schema::required("issuer"), transform = crate::schema::alias("jwksUri", "jwks_uri"), transform = crate::schema::exclusive("jwksUri jwks_uri jwks", "only one of jwksUri and jwks can be set")))]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::rule(
+    "has(self.issuer) || has(self.jwksUri) || has(self.jwks_uri)",
+    "an issuer or jwksUri is needed"
+), transform = crate::schema::alias("jwksUri", "jwks_uri"), transform = crate::schema::exclusive("jwksUri jwks_uri jwks", "only one of jwksUri and jwks can be set")))]
 pub struct JwtRule {
-    /// The issuer: `iss` of its tokens.
+    /// The issuer: `iss` of its tokens; any if only `jwksUri` is set.
     #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub issuer: String,
     /// Accepted `aud` claims; any if empty.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use fairlead_api::{Kind, ObjectKey, Resource};
 use fairlead_config::compile::{self, Compiler, CompilerSettings, Update};
-use fairlead_config::source::{self, Loader, ObjectRef, Problem, Severity, Store};
+use fairlead_config::source::{self, Effect, Loader, ObjectRef, Problem, Severity, Store};
 use serde::Serialize;
 
 use crate::output::{Format, Table, to_yaml};
@@ -81,7 +81,8 @@ fn report(store: &Store) -> Report {
     // A file of routes alone refers to services that are elsewhere; that is no fault of it.
     let references_checked = store.of_kind(Kind::Service).next().is_some();
     if references_checked {
-        problems.extend(compiled(store));
+        let found = compiled(store, &mut problems);
+        problems.extend(found);
     }
     problems.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
@@ -96,8 +97,8 @@ fn report(store: &Store) -> Report {
 }
 
 /// What is wrong between objects: a node's compiler knows. Problems that the files themselves
-/// show are not repeated.
-fn compiled(store: &Store) -> Vec<Problem> {
+/// show (`known`) are not repeated, but may turn out to be worse.
+fn compiled(store: &Store, known: &mut [Problem]) -> Vec<Problem> {
     let objects: Vec<(ObjectKey, Option<Resource>)> =
         store.iter().map(|(key, object)| (key.clone(), Some(object.clone()))).collect();
     let mut nodes: BTreeSet<&str> = store
@@ -115,18 +116,20 @@ fn compiled(store: &Store) -> Vec<Problem> {
         compiler.apply(&Update { objects: &objects, fail_closed: None });
         found.extend(compiler.problems());
     }
-    let known = store.problems();
-    let is_known = |problem: &compile::Problem| {
-        known.iter().any(|other| {
+    let mut placed = Vec::new();
+    for problem in found {
+        let of = |other: &&mut Problem| {
             other.field == problem.field
                 && other.object.as_ref().and_then(ObjectRef::key).as_ref() == Some(&problem.object)
-        })
-    };
-    let mut placed: Vec<(ObjectKey, Problem)> = found
-        .into_iter()
-        .filter(|problem| !is_known(problem))
-        .filter_map(|problem| place(store, problem))
-        .collect();
+        };
+        match known.iter_mut().find(of) {
+            Some(known) if problem.severity == compile::Severity::Error => {
+                known.severity = Severity::Error;
+            }
+            Some(_) => {}
+            None => placed.extend(place(store, problem)),
+        }
+    }
     find_lines(&mut placed);
     placed.into_iter().map(|(_, problem)| problem).collect()
 }
@@ -159,6 +162,7 @@ fn place(store: &Store, problem: compile::Problem) -> Option<(ObjectKey, Problem
             compile::Severity::Error => Severity::Error,
             compile::Severity::Warning => Severity::Warning,
         },
+        effect: Effect::Enforced,
         file: store.file_of(&object)?.clone(),
         document: 0,
         line: None,

@@ -25,6 +25,7 @@ use super::host::{ExportTo, HostPattern};
 use super::problem::Report;
 use super::route::labels;
 use crate::model::{ClusterPolicy, MeshSettings, UpstreamTls};
+use crate::source::CONNECTIONS_REFUSED;
 
 /// What a cluster without a subset asks of endpoints.
 static NO_LABELS: LazyLock<Arc<Labels>> = LazyLock::new(Default::default);
@@ -344,8 +345,21 @@ pub(super) fn review(object: &DestinationRule, report: &mut Report<'_>) {
         for (path, tls) in
             std::iter::once((format!("{path}.tls"), policy.tls.as_ref())).chain(ports)
         {
-            if let Some(UpstreamTls::Refused { reason }) = tls.map(upstream_tls) {
-                report.error(path, format!("{reason}; connections are refused"));
+            let Some(tls) = tls else { continue };
+            if !matches!(upstream_tls(tls), UpstreamTls::Refused { .. }) {
+                continue;
+            }
+            if tls.mode != ClientTlsMode::IstioMutual {
+                report.error(format!("{path}.mode"), CONNECTIONS_REFUSED);
+            }
+            // The same words as in advance ([`crate::source`]).
+            for (i, san) in tls.subject_alt_names.iter().enumerate() {
+                if let (ClientTlsMode::IstioMutual, Err(error)) =
+                    (tls.mode, san.parse::<SpiffeId>())
+                {
+                    let path = format!("{path}.subjectAltNames[{i}]");
+                    report.error(path, format!("{error}; connections are refused"));
+                }
             }
         }
     }

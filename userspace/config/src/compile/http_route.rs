@@ -20,6 +20,7 @@ use fairlead_policy::route::{HttpAction, HttpMatch, HttpRoute};
 use super::problem::Report;
 use super::route::{Choice, Findings, RouteContext, labels, namespace, port_fits};
 use super::virtual_service::applies_to_mesh;
+use crate::source::REQUESTS_REFUSED;
 
 /// Name of a route that has none (Istio `DefaultRouteName`).
 const DEFAULT_NAME: &str = "default";
@@ -79,10 +80,7 @@ fn is_supported(route: &api::HttpRoute, field: &str, report: &mut Report<'_>) ->
     ] {
         if given {
             supported = false;
-            report.error(
-                format!("{field}.{name}"),
-                "not supported yet; requests that match are answered 503",
-            );
+            report.error(format!("{field}.{name}"), REQUESTS_REFUSED);
         }
     }
     supported

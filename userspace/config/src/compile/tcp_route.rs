@@ -12,6 +12,7 @@ use super::problem::Report;
 use super::route::{Choice, Findings, RouteContext, labels, namespace, port_fits};
 use super::virtual_service::applies_to_mesh;
 use super::workload::parse_net;
+use crate::source::PORTS_REFUSED;
 
 /// Name of a TCP route; VirtualService gives it none.
 const NAME: &str = "default";
@@ -36,10 +37,7 @@ pub(super) fn refuse_tls(
                 .any(|m| applies_to_mesh(&m.gateways) && port_fits(m.port, context.port))
     };
     let index = context.entry.object.spec.tls.iter().position(concerns)?;
-    findings.report.error(
-        format!("spec.tls[{index}]"),
-        "routing by SNI is not supported yet; connections to the port are refused",
-    );
+    findings.report.error(format!("spec.tls[{index}]"), PORTS_REFUSED);
     Some(TcpRoute { name: NAME.into(), matches: Box::default(), destinations: None })
 }
 

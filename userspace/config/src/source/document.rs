@@ -21,7 +21,7 @@ use super::de::{self, Unknown};
 use super::kinds::known_kind;
 use super::mesh::MESH_CONFIG_MAP;
 use super::path::Path;
-use super::problem::{ObjectRef, Problem, Severity};
+use super::problem::{Effect, ObjectRef, Problem, Severity};
 use super::sink::Sink;
 use super::tree::{Node, Value};
 use super::yaml::SyntaxError;
@@ -299,7 +299,7 @@ fn read(node: &Node<'_>, inherited: Option<Inherited<'_>>, sink: &mut Sink<'_>) 
             let message = "a dry run has no effect on traffic, and is not recorded yet";
             let metadata = root.field("metadata");
             let annotations = metadata.field("annotations");
-            sink.warn(&annotations.key(DRY_RUN), message, "");
+            sink.warn_of(Effect::NotEnforced, &annotations.key(DRY_RUN), message, "");
             Outcome::Ignored
         }
         Some(resource) => {

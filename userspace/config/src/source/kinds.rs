@@ -3,8 +3,10 @@
 use fairlead_api::Kind;
 
 use super::path::Path;
+use super::problem::Effect;
 use super::sink::Sink;
 use super::suggest::suggest;
+use super::unenforced::NOT_ENFORCED;
 
 /// Istio's kinds that are known and no resources of a mesh.
 const ISTIO_NOT_READ: &[&str] = &["IstioOperator"];
@@ -66,8 +68,8 @@ impl UnknownKind {
                 true
             }
             Self::NotRead => {
-                let message = format!("{kind} is accepted, not enforced yet");
-                sink.warn(&root.field("kind"), message, "");
+                let message = format!("{kind} is {NOT_ENFORCED}");
+                sink.warn_of(Effect::NotEnforced, &root.field("kind"), message, "");
                 false
             }
             Self::Kind(suggestion) => {

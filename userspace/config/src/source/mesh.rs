@@ -11,7 +11,7 @@ use super::de;
 use super::de::Unknown;
 use super::document::{Parsed, tell_unknown};
 use super::path::Path;
-use super::problem::{Problem, Severity};
+use super::problem::{Effect, Problem, Severity};
 use super::sink::Sink;
 use super::suggest::suggest;
 use super::tree::Node;
@@ -152,9 +152,9 @@ fn tell_unknown_settings(unknown: Vec<Unknown>, at: &Path<'_>, sink: &mut Sink<'
     for mut field in unknown {
         let path = field.path.strip_prefix(&prefix).unwrap_or(&field.path);
         if OF_ISTIO.contains(&path) {
-            let message = "accepted, not enforced yet".to_owned();
+            let message = unenforced::NOT_ENFORCED.to_owned();
             let line = (field.line != 0).then_some(field.line);
-            sink.add(Severity::Warning, field.path, line, message, "");
+            sink.put(Severity::Warning, Effect::NotEnforced, field.path, line, message, "");
             continue;
         }
         let severity = match path.split_once(['.', '[']) {
@@ -191,15 +191,19 @@ fn read(node: &Node<'_>, at: &Path<'_>, sink: &mut Sink<'_>, above: u32) -> Opti
             return None;
         }
     };
-    for pattern in unenforced::MESH_FIELDS {
+    let of = |effect, message, patterns: &'static [&'static str]| {
+        patterns.iter().map(move |pattern| (effect, message, *pattern))
+    };
+    let none = of(Effect::NotEnforced, unenforced::NOT_ENFORCED, unenforced::MESH_FIELDS);
+    let some = of(Effect::Partly, unenforced::MESH_EXPORTS, unenforced::MESH_PARTLY);
+    for (effect, message, pattern) in none.chain(some) {
         unenforced::visit(node, pattern, &mut |path, line| {
             let field = match at {
                 Path::Root => path,
                 prefix => format!("{prefix}.{path}"),
             };
             let line = (line != 0).then_some(line + above);
-            let message = "accepted, not enforced yet".to_owned();
-            sink.add(Severity::Warning, field, line, message, "");
+            sink.put(Severity::Warning, effect, field, line, message.to_owned(), "");
         });
     }
     validate::mesh_config(&mesh, at, sink);

@@ -53,9 +53,10 @@ pub use loader::{Load, Loader, MAX_FILE_BYTES};
 pub use locate::{Location, locate};
 pub use mesh::{MESH_CONFIG_MAP, MESH_KEY, mesh_config, mesh_config_from_file};
 pub use plain::from_yaml;
-pub use problem::{ObjectRef, Problem, Severity};
+pub use problem::{Effect, ObjectRef, Problem, Severity};
 pub use store::{Change, Refused, Store};
-pub use unenforced::{Effect, effect, partly_enforced};
+pub(crate) use unenforced::{CONNECTIONS_REFUSED, PORTS_REFUSED, REQUESTS_REFUSED};
+pub use unenforced::{effect, partly_enforced, partly_words};
 pub use watcher::Watcher;
 
 #[cfg(test)]

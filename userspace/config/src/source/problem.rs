@@ -26,6 +26,30 @@ impl fmt::Display for Severity {
     }
 }
 
+/// What becomes of something that is written; the later, the worse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Effect {
+    /// It does what it says.
+    #[default]
+    Enforced,
+    /// It does some of what it says, and whoever writes it is told what.
+    Partly,
+    /// It has no effect yet, and whoever writes it is told so; a policy that needs it is refused.
+    NotEnforced,
+    /// It is not built yet, and traffic that it would apply to is refused; whoever writes it is
+    /// told so.
+    Refused,
+}
+
+impl Effect {
+    /// Whether it does all that it says.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        *self == Self::Enforced
+    }
+}
+
 /// An object as it was written, which may be of a kind that nobody knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ObjectRef {
@@ -63,6 +87,9 @@ impl fmt::Display for ObjectRef {
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
+    /// What becomes of what it is about, if it is about something that is not fully built yet.
+    #[serde(skip_serializing_if = "Effect::is_full")]
+    pub effect: Effect,
     /// The file.
     #[serde(serialize_with = "path_text")]
     pub file: Arc<PathBuf>,
@@ -89,6 +116,7 @@ impl Problem {
     pub(crate) fn of_file(file: &Arc<PathBuf>, message: String, allowed: Option<String>) -> Self {
         Self {
             severity: Severity::Error,
+            effect: Effect::Enforced,
             file: Arc::clone(file),
             document: 0,
             line: None,

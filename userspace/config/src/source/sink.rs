@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::path::Path;
-use super::problem::{ObjectRef, Problem, Severity};
+use super::problem::{Effect, ObjectRef, Problem, Severity};
 use super::tree::Node;
 
 /// Most problems that are told of one object; the rest is counted.
@@ -19,11 +19,22 @@ pub(crate) struct Sink<'s> {
     problems: Vec<Problem>,
     errors: usize,
     left_out: usize,
+    /// The worst of what is left out.
+    left_out_effect: Effect,
 }
 
 impl<'s> Sink<'s> {
     pub(crate) fn new(file: &'s Arc<PathBuf>, document: usize, node: &'s Node<'s>) -> Self {
-        Self { file, document, node, object: None, problems: Vec::new(), errors: 0, left_out: 0 }
+        Self {
+            file,
+            document,
+            node,
+            object: None,
+            problems: Vec::new(),
+            errors: 0,
+            left_out: 0,
+            left_out_effect: Effect::Enforced,
+        }
     }
 
     /// From here on, problems are of this object.
@@ -53,6 +64,25 @@ impl<'s> Sink<'s> {
         self.add(Severity::Warning, at.to_string(), line, message.into(), allowed);
     }
 
+    /// The object can be used, but this does not do all that it says.
+    pub(crate) fn warn_of(
+        &mut self,
+        effect: Effect,
+        at: &Path<'_>,
+        message: impl Into<String>,
+        allowed: &str,
+    ) {
+        let line = self.node.line_of(at);
+        self.put(Severity::Warning, effect, at.to_string(), line, message.into(), allowed);
+    }
+
+    /// The object cannot be used, because this is not built yet.
+    pub(crate) fn unbuilt(&mut self, at: &Path<'_>, message: impl Into<String>, allowed: &str) {
+        let line = self.node.line_of(at);
+        let effect = Effect::NotEnforced;
+        self.put(Severity::Error, effect, at.to_string(), line, message.into(), allowed);
+    }
+
     /// As the others, with the place already known.
     pub(crate) fn add(
         &mut self,
@@ -62,13 +92,28 @@ impl<'s> Sink<'s> {
         message: String,
         allowed: &str,
     ) {
+        self.put(severity, Effect::Enforced, field, line, message, allowed);
+    }
+
+    /// As [`Self::add`], of something that does not do all that it says.
+    pub(crate) fn put(
+        &mut self,
+        severity: Severity,
+        effect: Effect,
+        field: String,
+        line: Option<u32>,
+        message: String,
+        allowed: &str,
+    ) {
         self.errors += usize::from(severity == Severity::Error);
         if self.problems.len() >= MAX_PROBLEMS {
             self.left_out += 1;
+            self.left_out_effect = self.left_out_effect.max(effect);
             return;
         }
         self.problems.push(Problem {
             severity,
+            effect,
             file: Arc::clone(self.file),
             document: self.document,
             line,
@@ -86,6 +131,7 @@ impl<'s> Sink<'s> {
             let severity = if self.errors > 0 { Severity::Error } else { Severity::Warning };
             self.problems.push(Problem {
                 severity,
+                effect: self.left_out_effect,
                 file: Arc::clone(self.file),
                 document: self.document,
                 line: None,

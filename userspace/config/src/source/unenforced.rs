@@ -1,23 +1,28 @@
 //! What is understood and accepted, but has no effect yet. One line per field: whoever builds the
 //! feature deletes its line.
 //!
-//! Fields of routing get a warning: the object works without them. In the security kinds they are
-//! errors: a policy of which a part is left out could allow what it was written to forbid.
+//! Fields of routing get a warning: the object works without them, or refuses the traffic that they
+//! are about. In the security kinds they are errors: a policy of which a part is left out could
+//! allow what it was written to forbid.
 
 use fairlead_api::Kind;
 
-use super::problem::Severity;
+use super::problem::{Effect, Severity};
 use super::sink::Sink;
 use super::tree::{Node, Value};
 
 /// Field paths by kind: `[]` stands for every item of a list, `{}` for every entry of a map; an
-/// empty path stands for the kind as a whole. What the compiler answers with a refusal (503, a
-/// closed connection) is not here: it says so itself.
+/// empty path stands for the kind as a whole.
 const FIELDS: &[(Kind, &str)] = &[
     (Kind::ServiceEntry, ""),
     (Kind::WorkloadEntry, ""),
     (Kind::Gateway, ""),
-    (Kind::Sidecar, ""),
+    (Kind::Sidecar, "spec.ingress"),
+    (Kind::Sidecar, "spec.egress[].port"),
+    (Kind::Sidecar, "spec.egress[].bind"),
+    (Kind::Sidecar, "spec.egress[].captureMode"),
+    (Kind::Sidecar, "spec.outboundTrafficPolicy"),
+    (Kind::Sidecar, "spec.inboundConnectionPool"),
     (Kind::WorkloadGroup, ""),
     (Kind::EnvoyFilter, ""),
     (Kind::ProxyConfig, ""),
@@ -30,6 +35,8 @@ const FIELDS: &[(Kind, &str)] = &[
     (Kind::VirtualService, "spec.http[].mirrorPercent"),
     (Kind::VirtualService, "spec.http[].mirrorPercentage"),
     (Kind::VirtualService, "spec.http[].corsPolicy"),
+    (Kind::VirtualService, "spec.http[].fault.delay.exponentialDelay"),
+    (Kind::VirtualService, "spec.http[].fault.abort.http2Error"),
     (Kind::VirtualService, "spec.http[].match[].name"),
     (Kind::VirtualService, "spec.http[].match[].statPrefix"),
     // AuthorizationPolicy
@@ -44,16 +51,27 @@ const FIELDS: &[(Kind, &str)] = &[
     (Kind::RequestAuthentication, ""),
 ];
 
-/// What is answered with a refusal instead of being left out, in the same notation: for the
-/// documentation, and so that every field has its place in one of the lists.
-const REFUSED: &[(Kind, &str)] = &[
-    (Kind::VirtualService, "spec.http[].redirect"),
-    (Kind::VirtualService, "spec.http[].directResponse"),
-    (Kind::VirtualService, "spec.http[].delegate"),
-    (Kind::VirtualService, "spec.tls"),
+/// What the compiler says of routes whose action is not built yet; whoever wrote one reads the same
+/// in advance.
+pub(crate) const REQUESTS_REFUSED: &str = "not supported yet; requests that match are answered 503";
+/// The same of routes by SNI.
+pub(crate) const PORTS_REFUSED: &str =
+    "routing by SNI is not supported yet; connections to the port are refused";
+/// The same of TLS to servers outside the mesh.
+pub(crate) const CONNECTIONS_REFUSED: &str =
+    "TLS origination is not supported yet; connections are refused";
+
+/// What is answered with a refusal instead of being left out, in the same notation, and what is said
+/// of it.
+const REFUSED: &[(Kind, &str, &str)] = &[
+    (Kind::VirtualService, "spec.http[].redirect", REQUESTS_REFUSED),
+    (Kind::VirtualService, "spec.http[].directResponse", REQUESTS_REFUSED),
+    (Kind::VirtualService, "spec.http[].delegate", REQUESTS_REFUSED),
+    (Kind::VirtualService, "spec.tls", PORTS_REFUSED),
 ];
 
-/// The same within traffic policies: TLS to servers outside the mesh.
+/// The same within traffic policies: TLS to servers outside the mesh. Validation tells it, where the
+/// mode asks for that.
 const REFUSED_OF_POLICY: &[&str] = &[
     "tls.clientCertificate",
     "tls.privateKey",
@@ -61,6 +79,19 @@ const REFUSED_OF_POLICY: &[&str] = &[
     "tls.caCrl",
     "tls.credentialName",
 ];
+
+/// What has some of its effect, in the same notation, and which.
+const PARTLY: &[(Kind, &str, &str)] = &[
+    (Kind::Sidecar, "spec.egress[].hosts", EGRESS_HOSTS),
+    (
+        Kind::Sidecar,
+        "spec.workloadSelector",
+        "on Kubernetes, what it names in egress is added for all workloads of the namespace; it \
+         selects nothing yet",
+    ),
+];
+const EGRESS_HOSTS: &str = "on Kubernetes, narrows what the nodes are told for the namespace as a \
+     whole, and not yet what a workload may reach; from files it has no effect";
 
 /// Fields of a DestinationRule's traffic policies, wherever one stands.
 const TRAFFIC_POLICY: &[&str] = &[
@@ -99,10 +130,16 @@ pub(crate) const MESH_FIELDS: &[&str] = &[
     "extensionProviders",
     "configSources",
     "defaultConfig",
-    "defaultServiceExportTo",
-    "defaultVirtualServiceExportTo",
-    "defaultDestinationRuleExportTo",
 ];
+
+/// Of MeshConfig what has some of its effect; always a warning.
+pub(crate) const MESH_PARTLY: &[&str] =
+    &["defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"];
+/// Which.
+pub(crate) const MESH_EXPORTS: &str = "on Kubernetes, narrows which nodes are told, and not yet who \
+     on a node uses what that was told; from files it has no effect";
+/// What is said of what has none.
+pub(crate) const NOT_ENFORCED: &str = "accepted, not enforced yet";
 
 /// The keys of AuthorizationPolicy conditions that are enforced; `[` begins a name in brackets.
 pub(crate) const ENFORCED_CONDITIONS: &[&str] = &[
@@ -123,12 +160,37 @@ const VALUES: &[(Kind, &str, &str)] = &[
     (
         Kind::VirtualService,
         "spec.gateways",
-        "`mesh` is enforced; a rule for other gateways alone has no effect and is reported",
+        "`mesh` is enforced; other gateways have no effect and are reported",
+    ),
+    (
+        Kind::VirtualService,
+        "spec.http[].match[].gateways",
+        "`mesh` is enforced; other gateways have no effect and are reported",
+    ),
+    (
+        Kind::VirtualService,
+        "spec.tcp[].match[].gateways",
+        "`mesh` is enforced; other gateways have no effect and are reported",
+    ),
+    (
+        Kind::VirtualService,
+        "spec.hosts",
+        "a rule without hosts, to which others delegate, has no effect and is reported",
+    ),
+    (
+        Kind::VirtualService,
+        "spec.http[].retries.retryOn",
+        "`retriable-headers` and `http3-post-connect-failure` never apply and are reported",
     ),
     (
         Kind::DestinationRule,
         "spec.trafficPolicy.tls.mode",
         "`SIMPLE` and `MUTUAL` (TLS to servers outside the mesh) are refused",
+    ),
+    (
+        Kind::DestinationRule,
+        "spec.trafficPolicy.tls.subjectAltNames",
+        "SPIFFE names of workloads; connections to any other are refused",
     ),
     (
         Kind::AuthorizationPolicy,
@@ -152,82 +214,88 @@ pub fn partly_enforced(kind: Kind) -> impl Iterator<Item = (&'static str, &'stat
     VALUES.iter().filter(move |(of, ..)| *of == kind).map(|(_, path, words)| (*path, *words))
 }
 
-/// What becomes of a field that is accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It does what it says.
-    Enforced,
-    /// It has no effect yet, and whoever writes it is told so; a policy that needs it is refused.
-    NotEnforced,
-    /// It is not built yet, and traffic that it would apply to is refused.
-    Refused,
+/// What a field of which [`effect`] is [`Effect::Partly`] does.
+#[must_use]
+pub fn partly_words(kind: Kind, path: &str) -> Option<&'static str> {
+    let of = |(of, pattern, _): &&(Kind, &str, &str)| *of == kind && *pattern == path;
+    PARTLY.iter().find(of).map(|(_, _, words)| *words)
 }
 
 /// What becomes of a field of a kind, by its path in the notation of this module (`spec.http[].timeout`);
 /// an empty path asks for the kind as a whole.
 #[must_use]
 pub fn effect(kind: Kind, path: &str) -> Effect {
-    let within = |pattern: &str| {
-        path.strip_prefix(pattern)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
+    let within = |pattern: &str, path: &str| {
+        pattern.is_empty()
+            || path
+                .strip_prefix(pattern)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
     };
-    let listed = |list: &[(Kind, &str)]| {
-        list.iter().any(|(of, pattern)| *of == kind && (pattern.is_empty() || within(pattern)))
-    };
+    let of_kind = |of: Kind, pattern: &str| of == kind && within(pattern, path);
     let of_policy = |fields: &[&str]| {
         kind == Kind::DestinationRule
-            && TRAFFIC_POLICIES.iter().any(|policy| {
-                path.strip_prefix(policy).and_then(|rest| rest.strip_prefix('.')).is_some_and(
-                    |rest| {
-                        fields.iter().any(|field| {
-                            rest.strip_prefix(field)
-                                .is_some_and(|r| r.is_empty() || r.starts_with(['.', '[', '{']))
-                        })
-                    },
-                )
-            })
+            && TRAFFIC_POLICIES
+                .iter()
+                .filter_map(|policy| path.strip_prefix(policy)?.strip_prefix('.'))
+                .any(|rest| fields.iter().any(|field| within(field, rest)))
     };
-    if listed(FIELDS) || of_policy(TRAFFIC_POLICY) {
+    if FIELDS.iter().any(|(of, pattern)| of_kind(*of, pattern)) || of_policy(TRAFFIC_POLICY) {
         Effect::NotEnforced
-    } else if listed(REFUSED) || of_policy(REFUSED_OF_POLICY) {
+    } else if REFUSED.iter().any(|(of, pattern, _)| of_kind(*of, pattern))
+        || of_policy(REFUSED_OF_POLICY)
+    {
         Effect::Refused
+    } else if PARTLY.iter().any(|(of, pattern, _)| of_kind(*of, pattern)) {
+        Effect::Partly
     } else {
         Effect::Enforced
     }
 }
 
-/// Tells which fields of the object have no effect yet.
+/// Tells which parts of the object do not do all that they say.
 pub(crate) fn tell(kind: Kind, sink: &mut Sink<'_>) {
     let severity = if kind.is_security() { Severity::Error } else { Severity::Warning };
     let node = sink.node();
-    let mut fields = |pattern: &str| {
+    let mut say = |effect: Effect, pattern: &str, message: &str, allowed: &str| {
         visit(node, pattern, &mut |path, line| {
-            let (message, allowed) = text(severity, "accepted, not enforced yet".to_owned());
-            sink.add(severity, path, (line != 0).then_some(line), message, allowed);
+            let line = (line != 0).then_some(line);
+            sink.put(severity, effect, path, line, message.to_owned(), allowed);
         });
     };
+    let (message, allowed) = match severity {
+        Severity::Warning => (NOT_ENFORCED, ""),
+        Severity::Error => (NOT_ENFORCEABLE, LEAVE_IT_OUT),
+    };
     for (_, pattern) in FIELDS.iter().filter(|(of, pattern)| *of == kind && !pattern.is_empty()) {
-        fields(pattern);
+        say(Effect::NotEnforced, pattern, message, allowed);
+    }
+    for (_, pattern, message) in REFUSED.iter().filter(|(of, ..)| *of == kind) {
+        say(Effect::Refused, pattern, message, "");
+    }
+    for (_, pattern, message) in PARTLY.iter().filter(|(of, ..)| *of == kind) {
+        say(Effect::Partly, pattern, message, "");
     }
     if kind == Kind::DestinationRule {
         for policy in TRAFFIC_POLICIES {
-            TRAFFIC_POLICY.iter().for_each(|field| fields(&format!("{policy}.{field}")));
+            for field in TRAFFIC_POLICY {
+                say(Effect::NotEnforced, &format!("{policy}.{field}"), message, allowed);
+            }
         }
     }
     if FIELDS.iter().any(|(of, pattern)| *of == kind && pattern.is_empty()) {
-        let (message, allowed) = text(severity, format!("{kind} is accepted, not enforced yet"));
-        sink.add(severity, String::new(), (node.line != 0).then_some(node.line), message, allowed);
+        let message = match severity {
+            Severity::Warning => format!("{kind} is {NOT_ENFORCED}"),
+            Severity::Error => NOT_ENFORCEABLE.to_owned(),
+        };
+        let line = (node.line != 0).then_some(node.line);
+        sink.put(severity, Effect::NotEnforced, String::new(), line, message, allowed);
     }
 }
 
-fn text(severity: Severity, warning: String) -> (String, &'static str) {
-    match severity {
-        Severity::Warning => (warning, ""),
-        Severity::Error => {
-            ("cannot be enforced yet".to_owned(), "leave it out; the policy is refused until then")
-        }
-    }
-}
+/// What is said of a part of a policy that has no effect yet.
+pub(crate) const NOT_ENFORCEABLE: &str = "cannot be enforced yet";
+/// What to do about it.
+pub(crate) const LEAVE_IT_OUT: &str = "leave it out; the policy is refused until then";
 
 /// Calls `found` for every place of the document that the pattern names and that is not empty.
 pub(crate) fn visit(node: &Node<'_>, pattern: &str, found: &mut dyn FnMut(String, u32)) {

@@ -73,6 +73,13 @@ async fn what_has_no_effect_yet_is_warned_of() {
     assert_eq!(answer["allowed"], true);
     let warnings = answer["warnings"].as_array().expect("warnings");
     assert!(warnings[0].as_str().is_some_and(|w| w.contains("not enforced yet")), "{warnings:?}");
+    // And of what makes traffic fail.
+    let mut object = route(json!(100));
+    object["spec"]["http"][0] = json!({"redirect": {"uri": "/x"}});
+    let answer = ask(&hook, &review("CREATE", &object, &Value::Null)).await;
+    assert_eq!(answer["allowed"], true);
+    let warning = answer["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("spec.http[0].redirect") && warning.contains("503"), "{warning}");
 }
 
 #[tokio::test]

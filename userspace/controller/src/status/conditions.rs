@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fairlead_config::source::{Format, Problem, parse};
+use fairlead_config::source::{Effect, Format, Problem, parse};
 use fairlead_wire::config::Rejection;
 use serde_json::{Map, Value, json};
 
@@ -19,10 +19,6 @@ const MAX_NODES: usize = 4;
 const MAX_REASON: usize = 210;
 /// Validation messages of a status.
 const MAX_VALIDATION: usize = 16;
-
-/// What problems say of fields that have no effect yet, and of such where that is a mistake.
-const NOT_ENFORCED: &str = "not enforced yet";
-const NOT_ENFORCEABLE: &str = "cannot be enforced yet";
 
 /// The conditions that are ours.
 pub(super) const ACCEPTED: &str = "Accepted";
@@ -47,6 +43,10 @@ impl Condition {
         Self { kind, status, reason, message }
     }
 
+    /// Whether a person has to mend something.
+    pub(super) fn is_fault(&self) -> bool {
+        self.status == "False" && self.kind != ENFORCED
+    }
 
     /// Whether a person has not been told this fault of the object in this generation: it has come
     /// up, or did not go by what was done about it. That other nodes say the same is no news.
@@ -58,10 +58,6 @@ impl Condition {
                 && before.get("reason") == Some(&self.reason.into())
                 && same_value(before.get("observedGeneration"), &generation.into())
         })
-    }
-    /// Whether a person has to mend something.
-    pub(super) fn is_fault(&self) -> bool {
-        self.status == "False" && self.kind != ENFORCED
     }
 }
 
@@ -88,7 +84,7 @@ impl Outcome {
 
 /// What is to be said of an object.
 pub(super) fn outcome(verdict: &Verdict) -> Outcome {
-    let (accepted, enforced, validation) = checked(&verdict.json);
+    let (accepted, enforced, validation) = checked(verdict);
     Outcome {
         generation: verdict.generation,
         conditions: [accepted, reconciled(verdict), enforced],
@@ -97,27 +93,32 @@ pub(super) fn outcome(verdict: &Verdict) -> Outcome {
 }
 
 /// What the object's own text shows.
-fn checked(text: &[u8]) -> (Condition, Condition, Vec<Value>) {
-    let Ok(text) = std::str::from_utf8(text) else {
+fn checked(verdict: &Verdict) -> (Condition, Condition, Vec<Value>) {
+    let Ok(text) = std::str::from_utf8(&verdict.json) else {
         let accepted = Condition::new(ACCEPTED, "False", "Invalid", "not text");
         return (accepted, Condition::new(ENFORCED, "False", "Invalid", "not text"), Vec::new());
     };
     let parsed = parse(&Arc::new(PathBuf::new()), text, Format::Json);
     let (errors, warnings): (Vec<_>, Vec<_>) =
         parsed.problems.iter().partition(|problem| problem.is_error());
-    let (idle, doubtful): (Vec<_>, Vec<_>) =
-        warnings.iter().partition(|problem| problem.message.contains(NOT_ENFORCED));
+    let (doubtful, mut idle): (Vec<&Problem>, Vec<&Problem>) =
+        warnings.iter().partition(|problem| problem.effect.is_full());
+    // The worst first.
+    idle.sort_by_key(|problem| std::cmp::Reverse(problem.effect));
     let validation = errors
         .iter()
         .map(|_| validation("SchemaValidationError", "IST0106", "ERROR"))
-        .chain(idle.iter().map(|_| validation("FieldNotEnforced", "FLD0001", "WARNING")))
+        .chain(idle.iter().map(|problem| match problem.effect {
+            Effect::Refused => validation("TrafficRefused", "FLD0003", "WARNING"),
+            _ => validation("FieldNotEnforced", "FLD0001", "WARNING"),
+        }))
         .chain(doubtful.iter().map(|_| validation("DoubtfulField", "FLD0002", "WARNING")))
         .take(MAX_VALIDATION)
         .collect();
     let refused = !errors.is_empty() || parsed.unreadable || !parsed.rejected.is_empty();
     if refused {
-        let unsupported = !errors.is_empty()
-            && errors.iter().all(|problem| problem.message.contains(NOT_ENFORCEABLE));
+        let unsupported =
+            !errors.is_empty() && errors.iter().all(|problem| !problem.effect.is_full());
         let reason = if unsupported { "NotSupported" } else { "Invalid" };
         let message =
             if errors.is_empty() { "it cannot be read".to_owned() } else { list(&errors) };
@@ -128,11 +129,27 @@ fn checked(text: &[u8]) -> (Condition, Condition, Vec<Value>) {
         [] => Condition::new(ACCEPTED, "True", "Valid", "valid"),
         some => Condition::new(ACCEPTED, "True", "ValidWithWarnings", &list(some)),
     };
-    let enforced = match idle.as_slice() {
-        [] => Condition::new(ENFORCED, "True", "Enforced", "all of it has an effect"),
-        some => Condition::new(ENFORCED, "False", "NotEnforcedYet", &list(some)),
+    (accepted, enforced(verdict, &idle), validation)
+}
+
+/// Whether all that it says has an effect; `idle` is what has not, the worst first.
+fn enforced(verdict: &Verdict, idle: &[&Problem]) -> Condition {
+    let reason = match idle.first().map(|problem| problem.effect) {
+        Some(Effect::Refused) => "RefusesTraffic",
+        Some(Effect::NotEnforced) => "NotEnforcedYet",
+        Some(_) => "PartlyEnforced",
+        None if verdict.refused > 0 => {
+            return Condition::new(ENFORCED, "False", "Refused", "not by the nodes that refuse it");
+        }
+        None => {
+            let text = match (verdict.interested, verdict.behind) {
+                (0, 0) => "all of it has an effect where a node needs it; none does now",
+                _ => "all of it has an effect",
+            };
+            return Condition::new(ENFORCED, "True", "Enforced", text);
+        }
     };
-    (accepted, enforced, validation)
+    Condition::new(ENFORCED, "False", reason, &list(idle))
 }
 
 /// Istio's AnalysisMessageBase.
@@ -177,6 +194,7 @@ fn reconciled(verdict: &Verdict) -> Condition {
         }
         return Condition::new(RECONCILED, "False", "Refused", &text);
     }
+    let silent = silent(waiting, interested.saturating_sub(*took));
     if *behind > 0 {
         let mut text = String::new();
         if *interested > 0 {
@@ -194,10 +212,21 @@ fn reconciled(verdict: &Verdict) -> Condition {
     }
     if took < interested {
         let text = format!("taken by {}{silent}", of(took));
-    let silent = silent(waiting, interested.saturating_sub(*took));
         return Condition::new(RECONCILED, "Unknown", "Pending", &text);
     }
     Condition::new(RECONCILED, "True", "Reconciled", &format!("taken by {}", of(took)))
+}
+
+/// The nodes that have not answered, some of them by name.
+fn silent(waiting: &[Arc<str>], count: usize) -> String {
+    let named = &waiting[..waiting.len().min(MAX_NODES)];
+    if named.is_empty() {
+        return String::new();
+    }
+    match count.saturating_sub(named.len()) {
+        0 => format!("; no answer from {}", named.join(", ")),
+        more => format!("; no answer from {} and {more} more", named.join(", ")),
+    }
 }
 
 fn refusal(rejection: &Rejection) -> String {
@@ -222,18 +251,6 @@ fn refusal(rejection: &Rejection) -> String {
 /// The conditions as they are to be written, and which of ours differ from those that are there.
 pub(super) fn merged(
     outcome: &Outcome,
-/// The nodes that have not answered, some of them by name.
-fn silent(waiting: &[Arc<str>], count: usize) -> String {
-    let named = &waiting[..waiting.len().min(MAX_NODES)];
-    if named.is_empty() {
-        return String::new();
-    }
-    match count.saturating_sub(named.len()) {
-        0 => format!("; no answer from {}", named.join(", ")),
-        more => format!("; no answer from {} and {more} more", named.join(", ")),
-    }
-}
-
     existing: Option<&Value>,
     now: &str,
 ) -> (Vec<Value>, Vec<&'static str>) {

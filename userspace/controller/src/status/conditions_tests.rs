@@ -75,6 +75,65 @@ fn fields_without_effect_are_listed() {
     assert_eq!(outcome.validation[0]["level"], "WARNING");
 }
 
+/// What is told of an object of that kind that two nodes took.
+fn enforced(kind: &str, metadata: Value, spec: Value) -> Condition {
+    let group = if kind == "AuthorizationPolicy" { "security" } else { "networking" };
+    let mut metadata = metadata;
+    metadata["name"] = "r".into();
+    metadata["namespace"] = "n".into();
+    let object = json!({
+        "apiVersion": format!("{group}.istio.io/v1"), "kind": kind, "metadata": metadata,
+        "spec": spec,
+    });
+    let json = object.to_string().into_bytes().into();
+    let outcome = outcome(&Verdict { json, interested: 2, took: 2, ..Verdict::default() });
+    let [accepted, _, enforced] = outcome.conditions;
+    assert_eq!(accepted.status, "True", "{accepted:?}");
+    assert_eq!(outcome.validation.is_empty(), enforced.status == "True", "{enforced:?}");
+    enforced
+}
+
+#[test]
+fn whatever_does_not_do_all_that_it_says_is_not_enforced() {
+    let redirect = json!({"hosts": ["r"], "http": [
+        {"match": [{"statPrefix": "x"}], "redirect": {"uri": "/x"}},
+    ]});
+    let sidecar = json!({"egress": [{"hosts": ["./*"]}]});
+    let tls = json!({"host": "r", "trafficPolicy": {"tls": {"mode": "SIMPLE"}}});
+    let dry_run = json!({"annotations": {"istio.io/dry-run": "true"}});
+    let gateways = json!({"hosts": ["r"], "gateways": ["mesh", "g"], "http": good()["http"]});
+    let none = json!({});
+    for (kind, metadata, spec, reason, field) in [
+        ("VirtualService", &none, redirect, "RefusesTraffic", "spec.http[0].redirect: "),
+        ("VirtualService", &none, gateways, "PartlyEnforced", "spec.gateways[1]: "),
+        ("DestinationRule", &none, tls, "RefusesTraffic", "spec.trafficPolicy.tls.mode: "),
+        ("Sidecar", &none, sidecar, "PartlyEnforced", "spec.egress[0].hosts: "),
+        (
+            "AuthorizationPolicy",
+            &dry_run,
+            json!({"rules": [{}]}),
+            "NotEnforcedYet",
+            "metadata.annotations[istio.io/dry-run]: ",
+        ),
+    ] {
+        let enforced = enforced(kind, metadata.clone(), spec);
+        assert_eq!((enforced.status, enforced.reason), ("False", reason), "{enforced:?}");
+        assert!(enforced.message.starts_with(field), "{enforced:?}");
+    }
+}
+
+#[test]
+fn enforced_where_no_node_needs_it_or_nodes_refuse_it_says_so() {
+    let enforced = |verdict: &Verdict| outcome(verdict).conditions[2].clone();
+    let nobody = enforced(&verdict(&good(), 0, 0));
+    assert_eq!((nobody.status, nobody.reason), ("True", "Enforced"));
+    assert!(nobody.message.contains("none does now"), "{nobody:?}");
+    let mut of = verdict(&good(), 2, 1);
+    of.refused = 1;
+    let refused = enforced(&of);
+    assert_eq!((refused.status, refused.reason), ("False", "Refused"));
+}
+
 #[test]
 fn a_policy_that_cannot_be_enforced_is_not_accepted() {
     let object = json!({
@@ -84,7 +143,7 @@ fn a_policy_that_cannot_be_enforced_is_not_accepted() {
     });
     let json = object.to_string().into_bytes().into();
     let outcome = outcome(&Verdict { json, ..Verdict::default() });
-    assert_eq!(said(&outcome)[0].0, "False", "{outcome:?}");
+    assert_eq!(said(&outcome)[0], ("False", "NotSupported"), "{outcome:?}");
 }
 
 #[test]
@@ -101,6 +160,18 @@ fn refusals_name_the_node_and_the_reason() {
         reconciled.message,
         "refused by 2 of 5 nodes; a: spec.x: no (yes); its last good version is in force"
     );
+    // Whatever the reasons are, all that has to be said has room.
+    let fault = Fault { field: "spec.x".into(), message: "no".repeat(400), ..Fault::default() };
+    let rejection = Rejection { faults: vec![fault], more: 3, ..Rejection::default() };
+    let rejection = Arc::new(rejection);
+    of.refused = 5;
+    of.rejections =
+        ["a", "b", "c", "d", "e"].map(|node| (node.into(), Arc::clone(&rejection))).to_vec();
+    let outcome = super::outcome(&of);
+    let message = &outcome.conditions[1].message;
+    assert!(message.ends_with("; and 1 more"), "{message}");
+    assert!(message.contains("; d: spec.x: nono") && !message.contains("; e: "), "{message}");
+    assert_eq!(message.matches("… and 3 more").count(), 4, "{message}");
 }
 
 #[test]
@@ -135,18 +206,6 @@ fn conditions_of_others_are_kept_and_messages_bounded() {
     let long = Condition::new(ACCEPTED, "False", "Invalid", &"é".repeat(5000));
     assert_eq!(long.message.chars().count(), MAX_MESSAGE + 1);
 }
-    // Whatever the reasons are, all that has to be said has room.
-    let fault = Fault { field: "spec.x".into(), message: "no".repeat(400), ..Fault::default() };
-    let rejection = Rejection { faults: vec![fault], more: 3, ..Rejection::default() };
-    let rejection = Arc::new(rejection);
-    of.refused = 5;
-    of.rejections =
-        ["a", "b", "c", "d", "e"].map(|node| (node.into(), Arc::clone(&rejection))).to_vec();
-    let outcome = super::outcome(&of);
-    let message = &outcome.conditions[1].message;
-    assert!(message.ends_with("; and 1 more"), "{message}");
-    assert!(message.contains("; d: spec.x: nono") && !message.contains("; e: "), "{message}");
-    assert_eq!(message.matches("… and 3 more").count(), 4, "{message}");
 
 #[test]
 fn a_fault_is_told_once_per_generation() {

@@ -98,6 +98,10 @@ impl Condition {
 }
 
 impl RetryOn {
+    /// Conditions that never apply: of headers that nobody can name (Istio has no field for them),
+    /// and of HTTP/3, which is not spoken.
+    pub const NEVER: [&'static str; 2] = ["retriable-headers", "http3-post-connect-failure"];
+
     /// Parses `retryOn`: names and status codes, separated by commas. Naming a code implies
     /// `retriable-status-codes` (Istio `parseRetryOn`).
     ///
@@ -114,7 +118,7 @@ impl RetryOn {
             {
                 statuses.push(status);
                 conditions |= Condition::RetriableStatusCodes.bit();
-            } else {
+            } else if !Self::NEVER.contains(&word) {
                 return Err(RetryOnError(word.chars().take(64).collect()));
             }
         }

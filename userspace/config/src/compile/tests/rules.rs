@@ -192,7 +192,7 @@ fn tls_modes() {
     assert_eq!(messages, Vec::<String>::new());
     let (simple, messages) = tls("{mode: SIMPLE}");
     assert!(matches!(simple, UpstreamTls::Refused { .. }));
-    assert!(messages[0].contains("spec.trafficPolicy.tls: error"), "{messages:?}");
+    assert!(messages[0].contains("spec.trafficPolicy.tls.mode: error"), "{messages:?}");
 }
 
 #[test]

@@ -192,7 +192,12 @@ const ENFORCED: &[(Kind, &[&str])] = &[
             "spec.gateways",
             "spec.exportTo",
             "spec.http[].name",
-            "spec.http[].fault",
+            "spec.http[].fault.delay.fixedDelay",
+            "spec.http[].fault.delay.percent",
+            "spec.http[].fault.delay.percentage",
+            "spec.http[].fault.abort.httpStatus",
+            "spec.http[].fault.abort.grpcStatus",
+            "spec.http[].fault.abort.percentage",
             "spec.http[].headers",
             "spec.http[].match[].authority",
             "spec.http[].match[].gateways",
@@ -264,10 +269,6 @@ fn every_field_has_its_place() {
             if !leaf {
                 continue;
             }
-            let within = |pattern: &str, path: &str| {
-                path.strip_prefix(pattern)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
-            };
             let of_policy = kind == Kind::DestinationRule
                 && policies.iter().any(|policy| {
                     path.strip_prefix(policy).is_some_and(|rest| {
@@ -286,33 +287,199 @@ fn every_field_has_its_place() {
     }
 }
 
-/// Nothing is silently ignored: each field of the lists is told when it is written.
+/// Whether `field` is `pattern`, or something within it.
+fn within(pattern: &str, field: &str) -> bool {
+    field
+        .strip_prefix(pattern)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
+}
+
+/// Nothing is silently ignored: each field of the lists is told when it is written, with what becomes
+/// of it.
 #[test]
 fn fields_without_effect_are_told() {
     for kind in istio() {
         let schema = schema::spec_schema(kind).unwrap().unwrap();
-        let mut told = BTreeSet::new();
+        let mut told: BTreeSet<(String, Effect)> = BTreeSet::new();
         for choice in 0..4 {
-            let spec = maximal(&schema, "spec", choice);
-            told.extend(problems(kind, kind.versions()[0], &spec).into_iter().filter_map(|p| {
-                let ours = ["not enforced yet", "cannot be enforced yet"];
-                ours.iter().any(|w| p.message.contains(w)).then(|| p.field.replace("[0]", "[]"))
-            }));
+            // By parts: of one object no more than a hundred are told.
+            let whole = maximal(&schema, "spec", choice);
+            let parts = whole.as_object().unwrap().iter().map(|(name, value)| json!({name: value}));
+            let of_effect = parts
+                .flat_map(|spec| problems(kind, kind.versions()[0], &spec))
+                .filter(|p| !p.effect.is_full());
+            told.extend(of_effect.map(|p| (p.field.replace("[0]", "[]"), p.effect)));
         }
-        if effect(kind, "") == Effect::NotEnforced {
-            assert!(told.contains(""), "{kind}: {told:?}");
-            continue;
+        let is_told = |path: &str, effect: Effect| {
+            told.iter()
+                .any(|(field, its)| *its == effect && (field.is_empty() || within(field, path)))
+        };
+        if effect(kind, "") != Effect::Enforced {
+            assert!(is_told("", effect(kind, "")), "{kind}: {told:?}");
         }
         for schema::Field { path, leaf, .. } in schema::spec_fields(kind).unwrap() {
-            if leaf && effect(kind, &path) == Effect::NotEnforced {
-                let above = told.iter().any(|field| {
-                    path.strip_prefix(field.as_str())
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[', '{']))
-                });
-                assert!(above, "{kind} {path} is not told: {told:?}");
+            let says = effect(kind, &path);
+            if leaf && says != Effect::Enforced {
+                assert!(is_told(&path, says), "{kind} {path} is not told: {told:?}");
             }
         }
+        // And nothing else is: it would be said of what has its effect.
+        let values: Vec<&str> =
+            crate::source::partly_enforced(kind).map(|(path, _)| path).collect();
+        for (field, its) in &told {
+            let listed = effect(kind, field) >= *its
+                || values.iter().any(|path| within(path, field))
+                || field.contains("rafficPolicy");
+            assert!(listed, "{kind} {field}: {its:?} is told, and not listed");
+        }
     }
+}
+
+/// The same for fields of which some values alone have an effect: for each, objects with the others.
+#[test]
+fn values_without_effect_are_told() {
+    let route = json!([{"route": [{"destination": {"host": "a"}}]}]);
+    let http = |one: &str, value: Value| {
+        let mut route = route.clone();
+        route[0][one] = value;
+        json!({"hosts": ["a"], "http": route})
+    };
+    let tls = |tls: Value| json!({"host": "a", "trafficPolicy": {"tls": tls}});
+    let rules = json!([{"from": [{"source": {"namespaces": ["a"]}}]}]);
+    let when = |key: &str| json!({"rules": [{"when": [{"key": key, "values": ["1.2.3.4"]}]}]});
+    let cases = [
+        (
+            Kind::VirtualService,
+            "spec.gateways",
+            json!({"hosts": ["a"], "gateways": ["g"], "http": route}),
+            Effect::NotEnforced,
+        ),
+        (
+            Kind::VirtualService,
+            "spec.gateways",
+            json!({"hosts": ["a"], "gateways": ["mesh", "g"], "http": route}),
+            Effect::Partly,
+        ),
+        (
+            Kind::VirtualService,
+            "spec.http[].match[].gateways",
+            http("match", json!([{"gateways": ["g"]}])),
+            Effect::Partly,
+        ),
+        (
+            Kind::VirtualService,
+            "spec.tcp[].match[].gateways",
+            json!({"hosts": ["a"], "tcp": [
+                {"match": [{"gateways": ["mesh", "g"]}], "route": route[0]["route"]},
+            ]}),
+            Effect::Partly,
+        ),
+        (Kind::VirtualService, "spec.hosts", json!({"http": route}), Effect::NotEnforced),
+        (
+            Kind::VirtualService,
+            "spec.http[].retries.retryOn",
+            http("retries", json!({"attempts": 1, "retryOn": "5xx, retriable-headers"})),
+            Effect::Partly,
+        ),
+        (
+            Kind::DestinationRule,
+            "spec.trafficPolicy.tls.mode",
+            tls(json!({"mode": "SIMPLE"})),
+            Effect::Refused,
+        ),
+        (
+            Kind::DestinationRule,
+            "spec.trafficPolicy.tls.mode",
+            tls(json!({"mode": "MUTUAL", "credentialName": "c"})),
+            Effect::Refused,
+        ),
+        (
+            Kind::DestinationRule,
+            "spec.trafficPolicy.tls.subjectAltNames",
+            tls(json!({"mode": "ISTIO_MUTUAL", "subjectAltNames": ["example.org"]})),
+            Effect::Refused,
+        ),
+        (
+            Kind::AuthorizationPolicy,
+            "spec.action",
+            json!({"action": "AUDIT", "rules": rules}),
+            Effect::NotEnforced,
+        ),
+        (
+            Kind::AuthorizationPolicy,
+            "spec.action",
+            json!({"action": "CUSTOM", "provider": {"name": "p"}, "rules": rules}),
+            Effect::NotEnforced,
+        ),
+        (
+            Kind::AuthorizationPolicy,
+            "spec.rules[].when[].key",
+            when("request.auth.claims[a]"),
+            Effect::NotEnforced,
+        ),
+        (
+            Kind::AuthorizationPolicy,
+            "spec.rules[].when[].key",
+            when("remote.ip"),
+            Effect::NotEnforced,
+        ),
+        (
+            Kind::AuthorizationPolicy,
+            "spec.rules[].when[].key",
+            when("experimental.envoy.filters.x"),
+            Effect::NotEnforced,
+        ),
+    ];
+    let mut shown = BTreeSet::new();
+    for (kind, path, spec, effect) in cases {
+        let found = problems(kind, kind.versions()[0], &spec);
+        let told = found.iter().any(|problem| {
+            let field = problem.field.replace("[0]", "[]");
+            problem.effect == effect && within(path, &field)
+        });
+        assert!(told, "{kind} {path} {spec}: {found:#?}");
+        shown.insert((kind, path));
+    }
+    let dry_run = super::yaml(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {name: a, annotations: {istio.io/dry-run: 'true'}}\nspec: {rules: [{}]}\n",
+    );
+    let dry = "metadata.annotations[istio.io/dry-run]";
+    assert_eq!(dry_run.problems.len(), 1, "{:?}", dry_run.problems);
+    assert_eq!(
+        (dry_run.problems[0].field.as_str(), dry_run.problems[0].effect),
+        (dry, Effect::NotEnforced)
+    );
+    shown.insert((Kind::AuthorizationPolicy, dry));
+    let listed: BTreeSet<_> = istio()
+        .flat_map(|kind| crate::source::partly_enforced(kind).map(move |(path, _)| (kind, path)))
+        .collect();
+    assert_eq!(shown, listed, "each has its example here");
+    // What has its effect is not told.
+    for spec in [
+        json!({"hosts": ["a"], "gateways": ["mesh"], "http": route}),
+        http("retries", json!({"attempts": 1, "retryOn": "5xx,reset"})),
+    ] {
+        let found = problems(Kind::VirtualService, "v1", &spec);
+        assert!(found.iter().all(|problem| problem.effect.is_full()), "{spec}: {found:?}");
+    }
+    let san = "spiffe://cluster.local/ns/a/sa/b";
+    let spec = tls(json!({"mode": "ISTIO_MUTUAL", "subjectAltNames": [san]}));
+    assert_eq!(problems(Kind::DestinationRule, "v1", &spec), []);
+}
+
+/// What is left out of a long list counts all the same.
+#[test]
+fn many_problems_keep_their_worst_effect() {
+    let mut matches = vec![json!({"uri": {"prefix": "/"}}); 150];
+    matches.push(json!({"uri": {"exact": "/x"}}));
+    let mut spec = json!({"hosts": ["a"], "http": [
+        {"match": matches, "route": [{"destination": {"host": "a"}}], "redirect": {"uri": "/y"}},
+    ]});
+    spec["http"][0].as_object_mut().unwrap().remove("route");
+    let found = problems(Kind::VirtualService, "v1", &spec);
+    assert!(found.len() > 100 && found[..100].iter().all(|p| p.effect.is_full()), "{found:?}");
+    assert_eq!(found.iter().map(|p| p.effect).max(), Some(Effect::Refused));
 }
 
 #[test]
@@ -334,6 +501,7 @@ fn new_kinds_are_stored_and_reported() {
         let parsed = super::yaml(text);
         assert_eq!(parsed.objects.len(), count, "{text}: {:?}", parsed.problems);
         assert_eq!(parsed.problems.len(), 1, "{text}: {:?}", parsed.problems);
+        assert_eq!(parsed.problems[0].effect, Effect::NotEnforced, "{text}");
         assert!(parsed.problems[0].message.contains("not enforced yet"), "{text}");
     }
 }
@@ -374,10 +542,7 @@ fn examples_are_good_and_write_every_field() {
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let parsed = parse(&path.clone().into(), &text, Format::Yaml);
-        let wrong = parsed
-            .problems
-            .iter()
-            .filter(|p| p.is_error() && !p.message.contains("cannot be enforced yet"));
+        let wrong = parsed.problems.iter().filter(|p| p.is_error() && p.effect.is_full());
         assert_eq!(wrong.map(ToString::to_string).collect::<Vec<_>>(), [""; 0]);
         for node in yaml::Documents::new(&text) {
             let object: Value =

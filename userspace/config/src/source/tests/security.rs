@@ -228,10 +228,14 @@ fn peer_authentication() {
 
 #[test]
 fn request_authentication_is_validated_too() {
+    // Any issuer, if it is said where the keys are.
+    let keyless = "  jwtRules: [{audiences: [a]}]\n";
+    assert_errors(SECURITY, "RequestAuthentication", keyless, &["spec.jwtRules[0].issuer", ""]);
+    let anybody = "  jwtRules: [{jwksUri: 'https://a/keys'}]\n";
+    assert_errors(SECURITY, "RequestAuthentication", anybody, &[""]);
     let spec = "  jwtRules: [{jwksUri: 'ftp://x', jwks: '{', fromHeaders: [{name: ''}], outputClaimToHeaders: [{header: 'a b'}], timeout: 0s, audiences: ['']}]\n";
     let at = "spec.jwtRules[0]";
     let fields: Vec<String> = [
-        ".issuer",
         ".audiences[0]",
         ".jwksUri",
         ".jwks",

@@ -12,9 +12,10 @@ use fairlead_policy::authz::PathMatch;
 
 use super::{checks, selector};
 use crate::source::path::{Path, Step};
+use crate::source::problem::Effect;
 use crate::source::sink::Sink;
 use crate::source::tree::{Node, Value};
-use crate::source::unenforced::ENFORCED_CONDITIONS;
+use crate::source::unenforced::{ENFORCED_CONDITIONS, LEAVE_IT_OUT, NOT_ENFORCEABLE, NOT_ENFORCED};
 
 /// Keys of `when` that stand alone.
 const PLAIN_KEYS: &[&str] = &[
@@ -55,9 +56,13 @@ fn action(spec: &AuthorizationPolicySpec, at: &Path<'_>, sink: &mut Sink<'_>) {
             sink.error(&at.field("rules"), message, "at least one rule; {} denies everything");
         }
         AuthorizationAction::Deny => {}
-        AuthorizationAction::Audit => sink.warn(&action, "AUDIT is accepted, not enforced yet", ""),
+        AuthorizationAction::Audit => {
+            let message = format!("AUDIT is {NOT_ENFORCED}");
+            sink.warn_of(Effect::NotEnforced, &action, message, "");
+        }
         AuthorizationAction::Custom => {
-            sink.error(&action, "CUSTOM cannot be enforced yet", "ALLOW or DENY");
+            let message = format!("CUSTOM {NOT_ENFORCEABLE}");
+            sink.unbuilt(&action, message, "ALLOW or DENY");
         }
     }
     if spec.provider.is_some() && spec.action != AuthorizationAction::Custom {
@@ -278,8 +283,7 @@ fn condition(value: &Condition, at: &Path<'_>, sink: &mut Sink<'_>) {
         let allowed = format!("one of {}, {}[…]", PLAIN_KEYS.join(", "), NAMED_KEYS.join("[…], "));
         sink.error(&key_at, message, &allowed);
     } else if !enforced {
-        let allowed = "leave it out; the policy is refused until then";
-        sink.error(&key_at, format!("{key} cannot be enforced yet"), allowed);
+        sink.unbuilt(&key_at, format!("{key} {NOT_ENFORCEABLE}"), LEAVE_IT_OUT);
     }
     if positive.is_empty() && negative.is_empty() {
         sink.error(at, "has neither values nor notValues", "at least one of the two");

@@ -6,10 +6,13 @@ use fairlead_api::networking::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy,
     OutlierDetection, TrafficPolicy,
 };
+use fairlead_types::SpiffeId;
 
 use super::{checks, load_balancer, selector};
 use crate::source::path::Path;
+use crate::source::problem::Effect;
 use crate::source::sink::Sink;
+use crate::source::unenforced::CONNECTIONS_REFUSED;
 
 pub(in super::super) fn destination_rule(object: &DestinationRule, sink: &mut Sink<'_>) {
     let (root, spec) = (Path::Root, &object.spec);
@@ -231,5 +234,27 @@ fn client_tls(value: &ClientTlsSettings, at: &Path<'_>, sink: &mut Sink<'_>) {
             }
         }
         _ => {}
+    }
+    match value.mode {
+        ClientTlsMode::Simple | ClientTlsMode::Mutual => {
+            sink.warn_of(Effect::Refused, &at.field("mode"), CONNECTIONS_REFUSED, "");
+            let secret = [("credentialName", &value.credential_name)];
+            for (field, text) in files.into_iter().chain(secret) {
+                if !text.is_empty() {
+                    sink.warn_of(Effect::Refused, &at.field(field), CONNECTIONS_REFUSED, "");
+                }
+            }
+        }
+        ClientTlsMode::IstioMutual => {
+            let at = at.field("subjectAltNames");
+            for (index, text) in value.subject_alt_names.iter().enumerate() {
+                if let Err(error) = text.parse::<SpiffeId>() {
+                    let message = format!("{error}; connections are refused");
+                    let allowed = "spiffe://<trust domain>/ns/<namespace>/sa/<service account>";
+                    sink.warn_of(Effect::Refused, &at.index(index), message, allowed);
+                }
+            }
+        }
+        ClientTlsMode::Disable => {}
     }
 }

@@ -6,8 +6,11 @@ use fairlead_api::networking::{
     HttpRedirect, HttpRetry, HttpRewrite, HttpRoute,
 };
 
+use fairlead_policy::filter::retry::RetryOn;
+
 use super::checks;
 use crate::source::path::Path;
+use crate::source::problem::Effect;
 use crate::source::sink::Sink;
 
 /// Conditions of `retryOn` (Envoy `x-envoy-retry-on` and `x-envoy-retry-grpc-on`).
@@ -224,6 +227,9 @@ pub(super) fn retries(value: &HttpRetry, at: &Path<'_>, sink: &mut Sink<'_>) {
             let message = format!("{condition:?} is not a condition");
             let allowed = format!("status codes and {}", RETRY_ON.join(", "));
             sink.error(&at.field("retryOn"), message, &allowed);
+        } else if RetryOn::NEVER.contains(&condition) {
+            let message = format!("{condition} never applies yet");
+            sink.warn_of(Effect::Partly, &at.field("retryOn"), message, "");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use fairlead_api::StringMatch;
 use fairlead_api::networking::{HttpMatch, HttpRoute};
 
+use super::virtual_service::other_gateways;
 use super::{checks, http_action};
 use crate::source::path::Path;
 use crate::source::sink::Sink;
@@ -98,6 +99,7 @@ fn http_match(one: &HttpMatch, at: &Path<'_>, sink: &mut Sink<'_>) {
     }
     checks::labels(sink, &at.field("sourceLabels"), source_labels);
     checks::gateways(sink, &at.field("gateways"), gateways);
+    other_gateways(gateways, &at.field("gateways"), sink);
     source_namespace(namespace, at, sink);
 }
 

@@ -21,8 +21,9 @@ pub(in super::super) fn request_authentication(
 }
 
 fn jwt_rule(rule: &JwtRule, at: &Path<'_>, sink: &mut Sink<'_>) {
-    if rule.issuer.is_empty() {
-        sink.error(&at.field("issuer"), "is missing", "the iss claim of the tokens");
+    if rule.issuer.is_empty() && rule.jwks_uri.is_empty() {
+        let allowed = "the iss claim of the tokens, or jwksUri";
+        sink.error(&at.field("issuer"), "is missing", allowed);
     }
     for (field, list) in [
         ("audiences", &rule.audiences),

@@ -6,7 +6,9 @@ use fairlead_api::networking::{L4Match, TcpRoute, TlsRoute, VirtualService};
 
 use super::{checks, http_route};
 use crate::source::path::Path;
+use crate::source::problem::Effect;
 use crate::source::sink::Sink;
+use crate::source::unenforced::NOT_ENFORCED;
 
 /// A name that means all traffic within the mesh, in `gateways`.
 const MESH: &str = "mesh";
@@ -31,15 +33,18 @@ pub(in super::super) fn virtual_service(object: &VirtualService, sink: &mut Sink
         if object.spec.http.is_empty() {
             sink.error(&at.field("hosts"), "is missing", "at least one host");
         } else {
-            let message = "no hosts: only other VirtualServices can delegate to this one";
-            sink.warn(&at.field("hosts"), message, "");
+            let message = "no hosts: only other VirtualServices could delegate to this one, which is not supported yet";
+            sink.warn_of(Effect::NotEnforced, &at.field("hosts"), message, "");
         }
     }
     hosts(&spec.hosts, in_mesh, &at.field("hosts"), sink);
     checks::gateways(sink, &at.field("gateways"), &spec.gateways);
     if !in_mesh && !delegate {
-        let message = "gateways are accepted, not enforced yet: this has no effect";
-        sink.warn(&at.field("gateways"), message, "mesh among them, or nothing");
+        let message = format!("gateways are {NOT_ENFORCED}: this has no effect");
+        let allowed = "mesh among them, or nothing";
+        sink.warn_of(Effect::NotEnforced, &at.field("gateways"), message, allowed);
+    } else {
+        other_gateways(&spec.gateways, &at.field("gateways"), sink);
     }
     checks::export_to(sink, &at.field("exportTo"), &spec.export_to, &object.metadata.namespace);
 
@@ -64,6 +69,14 @@ pub(in super::super) fn virtual_service(object: &VirtualService, sink: &mut Sink
             sink.warn(&at, "never used: an earlier route matches everything", "");
         }
         all |= route.matches.is_empty();
+    }
+}
+
+/// Names other than `mesh`, which mean nothing yet.
+pub(super) fn other_gateways(names: &[String], at: &Path<'_>, sink: &mut Sink<'_>) {
+    for (index, name) in names.iter().enumerate().filter(|(_, name)| *name != MESH) {
+        let message = format!("{NOT_ENFORCED}: it has no effect at the gateway {name:?}");
+        sink.warn_of(Effect::Partly, &at.index(index), message, "");
     }
 }
 
@@ -146,5 +159,6 @@ fn l4_match(one: &L4Match, at: &Path<'_>, sink: &mut Sink<'_>) {
     }
     checks::labels(sink, &at.field("sourceLabels"), &one.source_labels);
     checks::gateways(sink, &at.field("gateways"), &one.gateways);
+    other_gateways(&one.gateways, &at.field("gateways"), sink);
     http_route::source_namespace(&one.source_namespace, at, sink);
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fairlead_api::{Kind, ObjectKey, StringMap};
-use fairlead_config::source::{Format, ObjectRef, Parsed, Problem, Rejected, Severity, parse};
+use fairlead_config::source::{Effect, Format, ObjectRef, Parsed, Problem, Rejected, Severity, parse};
 use fairlead_wire::config::{Fault, Key};
 
 /// Largest object: what the API server accepts.
@@ -113,6 +113,7 @@ pub(super) fn read(path: &Arc<PathBuf>, key: &Key, json: &[u8]) -> Parsed {
 fn problem(path: &Arc<PathBuf>, key: &Key, message: &str) -> Problem {
     Problem {
         severity: Severity::Error,
+        effect: Effect::Enforced,
         file: Arc::clone(path),
         document: 0,
         line: None,

@@ -57,6 +57,7 @@ fn truth_table() {
         ("internal", "internal".into()),
         ("unavailable", "unavailable".into()),
         ("envoy-ratelimited", "limited".into()),
+        ("retriable-headers,http3-post-connect-failure", String::new()),
         (
             "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
             "cancelled unavailable connect refused".into(),

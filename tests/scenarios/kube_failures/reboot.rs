@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,9 +11,10 @@ use fairlead_tests::cluster::{Component, app_pod, image};
 use fairlead_tests::eventually;
 use fairlead_tests::kube::{KubeMesh, READY, SYSTEM};
 use fairlead_tests::tls::hello;
-use fairlead_tests::wire::Captured;
+use fairlead_tests::wire::{Captured, Tolerated};
 use serde_json::Value;
 
+use super::kills::ABORTED;
 use super::traffic::{Row, Verdict, during, well};
 use super::{MARKER, NS, Scene};
 use crate::common::seconds;
@@ -25,6 +27,8 @@ const BOOTS: [usize; 2] = [1, 5];
 const EACH: Duration = Duration::from_secs(4);
 /// The node that is booted; the server is on the other one.
 const NODE: usize = 2;
+/// Connections side by side to where nobody answers.
+const BLIND: u32 = 8;
 /// What the first packets say.
 const FIRST: &str = "MARKER-first-act";
 
@@ -56,7 +60,7 @@ impl Pods {
     pub(super) fn start(scene: &Scene) -> Result<Self> {
         let soak = usize::from(seconds(0) > 0);
         let (count, boots) = (PODS[soak], BOOTS[soak]);
-        let server: IpAddr = scene.mesh.pod_ip(NS, "near")?.parse()?;
+        let server: IpAddr = scene.near.ip().parse()?;
         let all: String = (0..count).map(|number| first(&scene.mesh, number, server)).collect();
         scene.mesh.apply(&all)?;
         Ok(Self { count, boots, server, limit: READY + EACH * u32::try_from(count)? })
@@ -68,15 +72,23 @@ impl Pods {
         scene.mesh.wait(NS, &label, "condition=Ready", self.limit)?;
         self.connected(&scene.mesh)?;
         // The server on the node goes, and comes back elsewhere; a caller goes with it.
-        scene.targets.retain(|target| !target.what.starts_with("plaintext"));
-        for target in scene.targets.iter_mut().filter(|target| target.what.contains("far")) {
-            (target.verdict, target.rate) = (Verdict::Away, 1);
+        scene.targets.retain(|target| target.caller.node != NODE);
+        for target in scene.targets.iter_mut().filter(|target| target.to.pod() == "far") {
+            if target.verdict == Verdict::Allowed {
+                (target.verdict, target.rate) = (Verdict::Away, 1);
+            }
+            // Enough of them also where each waits in vain for a while.
+            target.side_by_side = BLIND;
         }
         for boot in 1..=self.boots {
             self.booted(scene, boot)?;
         }
-        let ip = scene.mesh.pod_ip(NS, "far")?;
-        scene.mesh.until_meshed(NS, "client", &format!("http://{ip}:8080/{MARKER}"), true)?;
+        for target in scene.targets.iter_mut().filter(|target| target.verdict == Verdict::Away) {
+            target.verdict = Verdict::Allowed;
+        }
+        ensure!(scene.far.ip() == scene.mesh.pod_ip(NS, "far")?, "the server is elsewhere");
+        let url = format!("http://{}:8080/{MARKER}", scene.far.ip());
+        scene.mesh.until_meshed(NS, "client", &url, true)?;
         well(&scene.targets)
     }
 
@@ -87,33 +99,52 @@ impl Pods {
         let runtime = mesh.log(Component::Containerd(NODE));
         let told = std::fs::read_to_string(&runtime)?.len();
         let wire = mesh.observe(1)?;
-        let start = Instant::now();
-        let rows = during(&format!("boot {boot} of node {NODE}"), &scene.targets, || {
-            mesh.boot_node(NODE)?;
-            eventually("all pods of the node run again", self.limit, || {
-                let now = starts(mesh)?;
-                let back = |(name, was): (&String, &Starts)| {
-                    now.get(name).is_some_and(|is| is.first > was.first && is.ready)
-                };
-                let count = before.iter().filter(|pod| back(*pod)).count();
-                ensure!(count == before.len(), "{count} of {} pods", before.len());
-                Ok(Some(()))
-            })?;
-            eprintln!("{} pods were back {:?} after the boot", before.len(), start.elapsed());
-            Ok(())
+        let event = format!("boot {boot} of node {NODE}");
+        let over = AtomicBool::new(false);
+        let (rows, servers) = std::thread::scope(|scope| {
+            let following = scope.spawn(|| scene.far.follow(mesh, NODE, &over));
+            let rows = scene.captured(&event, || {
+                during(&event, &scene.targets, || self.boot_and_wait(mesh, &before))
+            });
+            over.store(true, Ordering::Release);
+            let servers = following.join().map_err(|_| anyhow::anyhow!("panicked"))?;
+            rows.map(|rows| (rows, servers))
         })?;
+        eprintln!("addresses of the server on the node: {servers:?}");
         mesh.wait_for_nodes()?;
         mesh.wait_rollout(SYSTEM, "daemonset/fairlead-node", READY)?;
         self.connected(mesh)?;
         held(std::fs::read_to_string(&runtime)?.get(told..).unwrap_or_default())?;
-        let captured = wire.stop()?;
+        let mut captured = wire.stop()?;
         for marker in [FIRST, MARKER] {
             captured.assert_no_plaintext(marker)?;
         }
         let opened = all_begin_with_a_hello(&captured, self.server)?;
         ensure!(opened > 0, "no connection to the server was seen");
         eprintln!("{opened} SYNs to the server on the wire, each followed by a ClientHello");
+        // To the node that is booted: refused or not answered as long as nobody is there.
+        captured.only_new();
+        let moved = servers.iter().map(|ip| ip.parse()).collect::<Result<Vec<IpAddr>, _>>()?;
+        let tolerated = Tolerated { aborted: ABORTED, refused: usize::MAX };
+        let seen = captured.assert_all_tls_but(&[&scene.ends[..], &moved].concat(), tolerated)?;
+        eprintln!("and among them and others: {seen:?}");
         rows.iter().try_for_each(Row::unharmed)
+    }
+
+    fn boot_and_wait(&self, mesh: &KubeMesh, before: &BTreeMap<String, Starts>) -> Result<()> {
+        let start = Instant::now();
+        mesh.boot_node(NODE)?;
+        eventually("all pods of the node run again", self.limit, || {
+            let now = starts(mesh)?;
+            let back = |(name, was): (&String, &Starts)| {
+                now.get(name).is_some_and(|is| is.first > was.first && is.ready)
+            };
+            let count = before.iter().filter(|pod| back(*pod)).count();
+            ensure!(count == before.len(), "{count} of {} pods", before.len());
+            Ok(Some(()))
+        })?;
+        eprintln!("{} pods were back {:?} after the boot", before.len(), start.elapsed());
+        Ok(())
     }
 
     /// The first act of every pod, in its latest start, was carried.
@@ -129,6 +160,10 @@ impl Pods {
                 let log = mesh.node_log(node)?;
                 let own = log.lines().filter(|line| !line.contains(MARKER));
                 own.for_each(|line| eprintln!("node {node}: {line}"));
+                let counters = mesh.metrics(node)?;
+                for sample in counters.select("fairlead_capture_events_total", &[]) {
+                    eprintln!("node {node}: {:?} {}", sample.labels, sample.value);
+                }
             }
         }
         let all = carried.len() + refused.len();

@@ -36,6 +36,7 @@ mod kube_workloads;
 mod l4;
 mod locality;
 mod membership;
+mod network_policy;
 mod node_check;
 mod peer_authentication;
 mod race;

@@ -1,7 +1,7 @@
 //! How an endpoint is reached from a pod of this node, and connecting to it.
 //!
 //! An enrolled destination is reached through the mesh or not at all: on this node directly into
-//! its namespace after its own authorization, on another one by the transport. Plaintext is for
+//! its namespace, after its own authorization and where the pods' network lets one ([`crate::near`]), on another one by the transport. Plaintext is for
 //! destinations that are not in the mesh, and for ports that a pod keeps out of it.
 
 use std::io;
@@ -70,7 +70,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn new(class: Refusal, reason: impl Into<String>, elsewhere: bool) -> Self {
+    pub(crate) fn new(class: Refusal, reason: impl Into<String>, elsewhere: bool) -> Self {
         let reason = reason.into();
         let flags = Verdict::refused(class, "").flags;
         Self { class, flags, reason, elsewhere }
@@ -231,6 +231,7 @@ impl Caller {
     ) -> Result<Upstream, Failure> {
         match way {
             Way::Local { pod, inbound } => {
+                self.reachable(pod, to, timeout).await?;
                 authorize(inbound, &self.facts(to))?;
                 let stream = deliver(pod, self.client_for(to), to, timeout).await?;
                 Ok(Upstream::Tcp(stream))

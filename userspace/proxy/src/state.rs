@@ -18,6 +18,7 @@ use crate::dataplane::Settings;
 use crate::http::pool::Pool;
 use crate::labels::LabelCache;
 use crate::live::{Guarded, Live, Registry};
+use crate::near::{Walks, Ways};
 use crate::reach::{self, Failure};
 use crate::transport::Transport;
 use crate::unknown::UnknownDestinations;
@@ -43,6 +44,8 @@ pub(crate) struct Pod {
     connections: AtomicUsize,
     /// Clusters that the pod has used.
     used: Mutex<HashSet<ClusterId>>,
+    /// The ways to pods of this node.
+    pub(crate) ways: Ways,
     /// `true` ends the accept loops.
     pub(crate) stop: watch::Sender<bool>,
 }
@@ -71,6 +74,7 @@ impl Pod {
             pool: Pool::default(),
             connections: AtomicUsize::new(0),
             used: Mutex::default(),
+            ways: Ways::default(),
             stop: watch::Sender::new(false),
         }
     }
@@ -135,6 +139,8 @@ pub(crate) struct Shared {
     pods: ArcSwap<HashMap<WorkloadId, Arc<Pod>>>,
     connections: AtomicUsize,
     server_first: RwLock<HashSet<SocketAddr>>,
+    /// Connections that ways between pods of this node are being walked with.
+    pub(crate) walks: Walks,
     /// Who knows of destinations that the snapshot does not.
     pub(crate) unknown: OnceLock<Arc<dyn UnknownDestinations>>,
 }
@@ -188,6 +194,7 @@ impl Shared {
             pods: ArcSwap::default(),
             connections: AtomicUsize::new(0),
             server_first: RwLock::default(),
+            walks: Walks::default(),
             unknown: OnceLock::new(),
         }
     }

@@ -175,6 +175,7 @@ async fn one(
             exchange.parties.sides = Sides::Both;
             exchange.parties.verified = Some(caller.workload.identity.clone());
             let facts = caller.facts(addr);
+            caller.reachable(&pod, addr, timeout).await?;
             arrive::deliver_local(&pod, &inbound, &facts, http2, timeout, request).await
         }
         Way::Plain => {

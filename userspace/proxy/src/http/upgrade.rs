@@ -132,6 +132,7 @@ async fn ask(
             exchange.parties.sides = Sides::Both;
             exchange.parties.verified = Some(caller.workload.identity.clone());
             let facts = caller.facts(addr);
+            caller.reachable(&pod, addr, timeout).await?;
             arrive::authorize(&inbound, &facts, &request).map_err(TryError::last)?;
             guard(&caller.shared, snapshot, &inbound, &facts, &request, live)
                 .map_err(TryError::last)?;

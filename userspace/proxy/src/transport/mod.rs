@@ -18,7 +18,6 @@ mod inbound;
 pub mod limits;
 mod meta;
 mod outbound;
-mod path;
 mod pool;
 mod relay;
 mod round;

@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::error::TransportError;
-use super::path::{Known, Path};
 use super::session::{self, Place, Session};
 use super::{Target, Wire, limits};
+use crate::path::{Found, Known, Path};
 
 /// Independent parts of the pool, so that nodes with many pods do not queue at one lock.
 const SHARDS: usize = 16;
@@ -292,29 +292,21 @@ impl Group {
         let Some(walk) = self.path.walk() else { return };
         let (group, target, identity) = (Arc::clone(self), target.clone(), Arc::clone(identity));
         tokio::spawn(async move {
-            let _until_over = walk;
-            let to = target.connect_to();
-            for attempt in 1.. {
+            let step = || async {
                 match group.open(&target, &identity).await {
                     // What is open carries larger rounds than one more session would.
-                    Ok(_) => return,
-                    Err(error) if !error.is_unreachable() => {
-                        // Somebody is there. Whether it is still whom the sessions are for will show.
-                        tracing::debug!(%to, %error, "the way to a destination was not walked");
-                        tokio::time::sleep(limits::PATH_DUE).await;
-                        return;
-                    }
-                    Err(error) if attempt == limits::PATH_ATTEMPTS => {
-                        tracing::info!(
-                            %to, source = %target.source(), %error,
-                            "a destination cannot be reached any more: its sessions take no new \
-                             streams"
-                        );
-                        group.leave();
-                        return;
-                    }
-                    Err(_) => tokio::time::sleep(limits::PATH_RETRY).await,
+                    Ok(_) => Found::Open,
+                    Err(error) if error.is_unreachable() => Found::Closed(error.to_string()),
+                    // Somebody is there. Whether it is still whom the sessions are for will show.
+                    Err(error) => Found::Unclear(error.to_string()),
                 }
+            };
+            if let Err(reason) = walk.again(step).await {
+                tracing::info!(
+                    to = %target.connect_to(), source = %target.source(), reason,
+                    "a destination cannot be reached any more: its sessions take no new streams"
+                );
+                group.leave();
             }
         });
     }

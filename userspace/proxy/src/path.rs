@@ -1,10 +1,11 @@
-//! Whether a destination can still be reached as when its sessions were opened.
+//! Whether a destination can still be reached over the pods' network as it could be before.
 //!
 //! A rule that comes later (a NetworkPolicy) leaves open connections alone in most policy engines:
 //! they accept what is established. New connections of the application would go around it as streams
-//! of an open session. So while a session takes new streams, the way is walked again from time to
-//! time: a session like it is opened and closed. When that is refused or gets no answer, no new
-//! stream starts on the old ones; what is open goes on, as it would without a mesh.
+//! of an open session, or from pod to pod inside of a node. So while a way is used for new ones, it is
+//! walked again from time to time: a connection like the first is opened and closed. When that is
+//! refused or gets no answer, nothing new goes this way; what is open goes on, as it would without a
+//! mesh.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -12,11 +13,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::limits;
 use crate::random::random;
+use crate::transport::limits;
 
 /// What is known of the way to a destination.
-pub(super) struct Path {
+pub(crate) struct Path {
     /// When it was last walked, in milliseconds of [`millis`].
     walked: AtomicU64,
     /// Somebody is walking it.
@@ -28,20 +29,30 @@ pub(super) struct Path {
 
 /// How well a way is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
+pub(crate) enum Known {
     /// Walked a moment ago.
     Fresh,
-    /// To be walked again; sessions go on meanwhile.
+    /// To be walked again; what is new goes there meanwhile.
     Due,
-    /// Not walked for so long that sessions take no new streams.
+    /// Not walked for so long that nothing new goes there before it has been.
     Stale,
 }
 
 /// Somebody walks, until this is dropped.
-pub(super) struct Walk(Arc<Path>);
+pub(crate) struct Walk(Arc<Path>);
+
+/// What came of a walk.
+pub(crate) enum Found {
+    /// There is a way.
+    Open,
+    /// Somebody is there, or this node could not even try: nothing is known.
+    Unclear(String),
+    /// Nobody answered, or the connection was refused: what a packet filter does.
+    Closed(String),
+}
 
 impl Path {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             walked: AtomicU64::new(millis(Instant::now())),
             walking: AtomicBool::new(false),
@@ -49,12 +60,12 @@ impl Path {
         }
     }
 
-    /// A session could be opened.
-    pub(super) fn walked(&self) {
+    /// There was a way.
+    pub(crate) fn walked(&self) {
         self.walked.store(millis(Instant::now()), Ordering::Relaxed);
     }
 
-    pub(super) fn known(&self, now: Instant) -> Known {
+    pub(crate) fn known(&self, now: Instant) -> Known {
         let age = millis(now).saturating_sub(self.walked.load(Ordering::Relaxed));
         if age < self.due {
             Known::Fresh
@@ -66,11 +77,39 @@ impl Path {
     }
 
     /// The caller is to walk it; `None`: somebody else does.
-    pub(super) fn walk(self: &Arc<Self>) -> Option<Walk> {
+    pub(crate) fn walk(self: &Arc<Self>) -> Option<Walk> {
         // Read first: every stream asks while somebody walks.
         let free =
             !self.walking.load(Ordering::Relaxed) && !self.walking.swap(true, Ordering::AcqRel);
         free.then(|| Walk(Arc::clone(self)))
+    }
+}
+
+impl Walk {
+    /// Walks until it is known whether there is a way, or that it cannot be known.
+    ///
+    /// # Errors
+    /// There is none, for this reason.
+    pub(crate) async fn again<F: Future<Output = Found>>(
+        self,
+        mut step: impl FnMut() -> F,
+    ) -> Result<(), String> {
+        for attempt in 1.. {
+            match step().await {
+                Found::Open => self.0.walked(),
+                Found::Unclear(reason) => {
+                    tracing::debug!(reason, "the way to a destination was not walked");
+                    tokio::time::sleep(limits::PATH_DUE).await;
+                }
+                Found::Closed(reason) if attempt == limits::PATH_ATTEMPTS => return Err(reason),
+                Found::Closed(_) => {
+                    tokio::time::sleep(limits::PATH_RETRY).await;
+                    continue;
+                }
+            }
+            break;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Status over all replicas of the controller: a node that refuses a resource is named whichever
 //! replica serves it, all nodes are counted, and neither changes its mind when the replica that
-//! writes is killed.
+//! writes is killed. A route is judged by what there is beside it, too: its status follows, without
+//! anybody touching it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,14 +148,19 @@ fn all_is_told(mesh: &KubeMesh, far: usize) -> Result<()> {
     Ok(())
 }
 
+/// Has a signal sent to what runs in a pod of the system.
+fn signal(mesh: &KubeMesh, pod: &str, signal: &str) -> Result<()> {
+    let object = mesh.json(&["get", "pod", "-n", SYSTEM, pod])?;
+    let id = object["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+    let id = id.rsplit('/').next().unwrap_or_default();
+    let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", signal, id];
+    mesh.on_node(mesh.node_of(&object)?, &kill).map(drop)
+}
+
 /// Kills the replica that writes, and waits until another start of any leads.
 fn kill_the_leader(mesh: &KubeMesh) -> Result<()> {
     let (pod, before) = holder(mesh)?;
-    let object = mesh.json(&["get", "pod", "-n", SYSTEM, &pod])?;
-    let id = object["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
-    let id = id.rsplit('/').next().unwrap_or_default();
-    let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id];
-    mesh.on_node(mesh.node_of(&object)?, &kill)?;
+    signal(mesh, &pod, "SIGKILL")?;
     let start = Instant::now();
     let after = eventually("another one leads", READY, || {
         let (_, now) = holder(mesh)?;
@@ -198,6 +204,82 @@ fn without_flapping(mesh: &KubeMesh, far: usize, work: impl FnOnce() -> Result<(
         eprintln!("{looks} looks, always the same");
         worked
     })
+}
+
+fn nowhere(namespace: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {NOWHERE}, namespace: {namespace}}}\n\
+         spec: {{selector: {{app: web}}, ports: [{{port: 8080}}]}}\n"
+    )
+}
+
+/// How often people have been told by an event that a route is refused, and what.
+fn told(mesh: &KubeMesh, namespace: &str, name: &str) -> Result<(u64, Vec<String>)> {
+    let field = format!("involvedObject.kind=VirtualService,involvedObject.name={name}");
+    let events = mesh.json(&["get", "events", "-n", namespace, "--field-selector", &field])?;
+    let events = events["items"].as_array().cloned().unwrap_or_default();
+    let refused = events.iter().filter(|e| e["reason"] == "Refused" && e["type"] == "Warning");
+    let of = |event: &Value| {
+        let message = event["message"].as_str().unwrap_or_default().to_owned();
+        (event["series"]["count"].as_u64().unwrap_or(1), message)
+    };
+    let (counts, messages): (Vec<u64>, Vec<String>) = refused.map(of).unzip();
+    Ok((counts.into_iter().sum(), messages))
+}
+
+/// A route is right or wrong by what there is beside it, whoever touches what: on a node at the
+/// replica that follows, and on both nodes.
+fn routes_go_by_their_services(mesh: &KubeMesh, far: usize) -> Result<()> {
+    let (only, node) = (format!("only-{far}"), mesh.node_name(far));
+    let generation = |namespace: &str, name: &str| -> Result<i64> {
+        let object = mesh.json(&["get", "virtualservice", name, "-n", namespace])?;
+        object["metadata"]["generation"].as_i64().context("no generation")
+    };
+    let own = format!("; {node}: {FIELD}: ");
+    let alone = ["False, Refused: refused by 1 of 1 node", own.as_str()];
+    let both = ["False, Refused: refused by 2 of 2 nodes", &mesh.node_name(1), &mesh.node_name(2)];
+    // The routes first.
+    let late = route(&only, "late", "late", NOWHERE);
+    mesh.apply(&late)?;
+    let why = reconciled(mesh, &only, "late", &alone)?;
+    ensure!(!why.contains("last good version"), "there was none: {why}");
+    reconciled(mesh, "shop", "bad", &both)?;
+    let before = (generation(&only, "late")?, generation("shop", "bad")?);
+    // Then their services: nobody touches the routes.
+    mesh.apply(&[nowhere(&only), nowhere("shop")].join("---\n"))?;
+    reconciled(mesh, &only, "late", &["True, Reconciled: taken by 1 of 1 node"])?;
+    reconciled(mesh, "shop", "bad", &["True, Reconciled: taken by 2 of 2 nodes"])?;
+    // These go again.
+    for namespace in [&only, "shop"] {
+        mesh.kubectl(&["delete", "service", "-n", namespace, NOWHERE])?;
+    }
+    reconciled(mesh, &only, "late", &alone)?;
+    reconciled(mesh, "shop", "bad", &both)?;
+    ensure!(before == (generation(&only, "late")?, generation("shop", "bad")?), "touched");
+    // What is changed has nothing to do with what is wrong: it stays wrong, in its new version.
+    mesh.apply(&late.replace("http: [{", "http: [{timeout: 7s, "))?;
+    ensure!(generation(&only, "late")? == before.0 + 1, "not touched");
+    eprintln!("  {}", reconciled(mesh, &only, "late", &alone)?);
+    // People hear of it each time that there is something for them to mend.
+    eventually("three events", READY, || {
+        let (count, notes) = told(mesh, &only, "late")?;
+        ensure!(count == 3 && notes.iter().all(|note| note.contains(&own)), "{count}: {notes:?}");
+        Ok(Some(()))
+    })
+}
+
+/// A node that does not answer is named.
+fn who_is_silent_is_named(mesh: &KubeMesh, far: usize) -> Result<()> {
+    let daemon = mesh.pod_on(far, "fairlead-node")?;
+    signal(mesh, &daemon, "SIGSTOP")?;
+    let silent =
+        format!("Unknown, Pending: taken by 1 of 2 nodes; no answer from {}", mesh.node_name(far));
+    let said = mesh
+        .apply(&route("shop", "silent", "silent", GOOD))
+        .and_then(|_| reconciled(mesh, "shop", "silent", &[&silent]));
+    signal(mesh, &daemon, "SIGCONT")?;
+    eprintln!("  {}", said?);
+    reconciled(mesh, "shop", "silent", &["True, Reconciled: taken by 2 of 2 nodes"]).map(drop)
 }
 
 #[test]
@@ -245,9 +327,6 @@ fn refusals_of_nodes_at_any_replica_are_told_and_stand_when_the_leader_dies() ->
     reconciled(&mesh, &only, "bad", &["True, Reconciled: taken by 1 of 1 node"])?;
     // Once more, with a node at the replica that follows now.
     let far = spread(&mesh)?;
-    let only = format!("only-{far}");
-    mesh.apply(&route(&only, "late", "late", NOWHERE))?;
-    let own = format!("; {}: {FIELD}: ", mesh.node_name(far));
-    let alone = ["False, Refused: refused by 1 of 1 node", own.as_str()];
-    reconciled(&mesh, &only, "late", &alone).map(drop)
+    routes_go_by_their_services(&mesh, far)?;
+    who_is_silent_is_named(&mesh, far)
 }

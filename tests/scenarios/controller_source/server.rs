@@ -459,6 +459,7 @@ async fn serve(shared: &Shared, mut said: Streaming<NodeMessage>, answers: &Answ
                     Message::PodAddresses(pods) => {
                         lock(&shared.heard).addresses.push((node.clone(), pods))
                     }
+                    Message::Verdicts(_) => {}
                     _ => return None,
                 }
             }
@@ -477,6 +478,7 @@ async fn serve(shared: &Shared, mut said: Streaming<NodeMessage>, answers: &Answ
             next = said.message() => match next.ok()??.message? {
                 Message::Lookup(lookup) => asked.push(lookup),
                 Message::PodAddresses(pods) => lock(&shared.heard).addresses.push((node.clone(), pods)),
+                Message::Verdicts(_) => {}
                 _ => return None,
             }
         }

@@ -8,12 +8,15 @@ mod churn;
 mod flood;
 mod traffic;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use fairlead_tests::cluster::{ClusterOptions, app_pod};
 use fairlead_tests::eventually;
 use fairlead_tests::kube::{KubeMesh, READY};
+use fairlead_tests::wire::{Captured, Tolerated};
 use serde_json::Value;
 
 use crate::common::heavy;
@@ -21,6 +24,10 @@ use traffic::{Row, Target, during};
 
 const NS: &str = "stress";
 const MARKER: &str = "MARKER-kube-stress";
+/// The clusters' pods have addresses of this range.
+const PODS: [u8; 2] = [10, 244];
+/// Sessions to pods that end which come to nothing, at most.
+const ENDED: usize = 20;
 /// What is applied is in force within, with room for a busy machine where nothing is measured.
 const SOON: Duration = Duration::from_secs(30);
 /// What is applied is in force on a node within, where that is measured.
@@ -76,15 +83,30 @@ fn churn_floods_and_what_goes_away_fail_no_request() -> Result<()> {
     for row in &rows {
         eprintln!("{row}");
     }
-    let wire = wire.stop()?;
+    let mut wire = wire.stop()?;
     wire.assert_no_plaintext(MARKER)?;
-    eprintln!("nothing in plaintext in {} segments of node 1", wire.segments.len());
+    let ends = pods_of(&wire)?;
+    let bytes = wire.payload_bytes(&ends);
+    wire.only_new();
+    // What is refused, or ended before its ClientHello, is to pods that end.
+    let seen = wire.assert_all_tls_but(&ends, Tolerated { aborted: ENDED, refused: ENDED })?;
+    eprintln!("the wire of node 1: {} pods, {bytes} bytes between them, {seen:?}", ends.len());
+    ensure!(seen.sessions > 50, "{seen:?} says nothing");
     for Row { event, to, requests, failed, unchecked, errors, .. } in &rows {
         ensure!(*failed == 0, "{event}: {to}: {failed} of {requests} failed: {errors}");
         ensure!(*unchecked == 0, "{event}: {to}: {unchecked} requests past the policy");
         ensure!(*requests > 50, "{event}: {to}: too few to say anything");
     }
     Ok(())
+}
+
+/// Addresses of pods that were seen, of whichever life.
+fn pods_of(wire: &Captured) -> Result<Vec<IpAddr>> {
+    let ends = wire.flows.iter().flat_map(|flow| [flow.source.ip(), flow.destination.ip()]);
+    let pods = ends.filter(|ip| matches!(ip, IpAddr::V4(ip) if ip.octets()[..2] == PODS));
+    let pods: BTreeSet<IpAddr> = pods.collect();
+    ensure!(pods.len() > 100, "only {} pods were seen on the wire", pods.len());
+    Ok(pods.into_iter().collect())
 }
 
 /// A Service of the pods with that label.

@@ -1,5 +1,6 @@
 //! The certificates of this node: one per service account that has a pod here, renewed at a
-//! jittered half of its life, read without a lock on a connection's way.
+//! jittered half of its life and when the mesh's roots change, read without a lock on a connection's
+//! way.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -9,8 +10,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use fairlead_types::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
 
 use crate::ca::CaClient;
 use crate::certificate::{CertificateInfo, IssueError, Material, WorkloadCertificate};
@@ -22,6 +24,9 @@ const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// One attempt may take this long.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Seconds within which all certificates are renewed when the mesh's roots have changed: another CA
+/// signs once every node knows its root, and what the old one signed ends with that one's root.
+const AFTER_ROOTS: (f64, f64) = (15.0, 60.0);
 
 /// What a store needs to know.
 #[derive(Clone, Debug)]
@@ -77,6 +82,8 @@ struct Source {
     ttl: Duration,
     kept: Option<KeptCertificates>,
     trust: ArcSwap<Trust>,
+    /// Told when other roots are trusted than before.
+    other_roots: watch::Sender<()>,
 }
 
 /// What is trusted.
@@ -167,7 +174,13 @@ impl IdentityStore {
         let StoreSettings { ttl, trust_domain_aliases } = settings;
         let trust = Trust { roots: None, aliases: trust_domain_aliases.into() };
         Arc::new(Self {
-            source: Arc::new(Source { ca, ttl, kept, trust: ArcSwap::from_pointee(trust) }),
+            source: Arc::new(Source {
+                ca,
+                ttl,
+                kept,
+                trust: ArcSwap::from_pointee(trust),
+                other_roots: watch::Sender::new(()),
+            }),
             slots: ArcSwap::from_pointee(Slots::default()),
             changing: Mutex::new(()),
         })
@@ -212,7 +225,7 @@ impl IdentityStore {
 
     /// Trusts these roots from now on, whatever came with each certificate (a bundle of the mesh's
     /// roots: two at once while one replaces the other). Sessions that are open go on; new ones
-    /// go by it.
+    /// go by it. Where others were trusted before, all certificates are renewed within a minute.
     ///
     /// # Errors
     /// A root cannot be used, or there is none; everything stays as it was.
@@ -222,8 +235,14 @@ impl IdentityStore {
         let _changing = self.changing.lock();
         let roots: Arc<[_]> = roots.into();
         let before = self.source.trust.load();
+        let others = before.roots.as_ref().is_some_and(|before| {
+            before.len() != roots.len() || roots.iter().any(|root| !before.contains(root))
+        });
         self.source.trust.store(Arc::new(Trust { roots: Some(roots), ..Trust::clone(&before) }));
         self.apply_trust();
+        if others {
+            self.source.other_roots.send_replace(());
+        }
         Ok(())
     }
 
@@ -363,8 +382,9 @@ impl Source {
 /// Obtains and renews one certificate until its slot is gone.
 async fn renew(source: Arc<Source>, slot: Weak<Slot>) {
     let mut backoff = MIN_BACKOFF;
+    let mut other_roots = source.other_roots.subscribe();
     if let Some(pause) = begin(&source, &slot) {
-        tokio::time::sleep(pause).await;
+        wait(pause, &mut other_roots).await;
     }
     loop {
         let Some(id) = slot.upgrade().map(|s| s.id.clone()) else { return };
@@ -388,8 +408,22 @@ async fn renew(source: Arc<Source>, slot: Weak<Slot>) {
             }
         };
         drop(slot);
-        tokio::time::sleep(pause).await;
+        wait(pause, &mut other_roots).await;
     }
+}
+
+/// Waits until the next attempt: sooner, when the mesh's roots change meanwhile.
+async fn wait(pause: Duration, other_roots: &mut watch::Receiver<()>) {
+    let mut due = Instant::now() + pause;
+    tokio::select! {
+        () = sleep_until(due) => return,
+        // The sender is of the source, which the renewal holds: it does not go.
+        _ = other_roots.changed() => {
+            let (low, high) = AFTER_ROOTS;
+            due = due.min(Instant::now() + Duration::from_secs_f64(random::factor(low, high)));
+        }
+    }
+    sleep_until(due).await;
 }
 
 /// Begins with the certificate that an earlier daemon kept, if it can be used; how long until it

@@ -206,6 +206,35 @@ async fn roots_and_aliases_change_for_certificates_that_are_held() {
     assert!(error.contains("root"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn other_roots_have_certificates_renewed_within_a_minute() {
+    let dir = Dir::new("other-roots");
+    let (ca, new) = (dir.ca("ca"), dir.ca("new"));
+    let store = dir.store(&ca, 24 * 3600);
+    store.retain(&ids(&["a", "b"]));
+    let before = [serial(&store, "a").await.unwrap(), serial(&store, "b").await.unwrap()];
+    let pass = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+    let asked = || ca.asked.load(Ordering::Relaxed);
+    // The first that is heard of the mesh's roots is nothing new.
+    store.trust_roots(ca.inner.roots()).unwrap();
+    pass(70).await;
+    assert_eq!(asked(), 2);
+    // The other CA does not sign before its root is known everywhere.
+    let mut both = [ca.inner.roots(), new.inner.roots()].concat();
+    store.trust_roots(both.clone()).unwrap();
+    pass(14).await;
+    assert_eq!(asked(), 2);
+    pass(50).await;
+    assert_eq!(asked(), 4);
+    let after = [serial(&store, "a").await.unwrap(), serial(&store, "b").await.unwrap()];
+    assert!(before.iter().all(|serial| !after.contains(serial)), "{before:?} {after:?}");
+    // The same ones in another order.
+    both.reverse();
+    store.trust_roots(both).unwrap();
+    pass(70).await;
+    assert_eq!(asked(), 4);
+}
+
 #[test]
 fn the_root_is_taken_off_a_chain() {
     let dir = Dir::new("chain");

@@ -2,6 +2,8 @@
 //! pod that is to be in the mesh starts before it is captured, every other one does; running pods
 //! join and leave; the kubelet's probes pass and nobody else does.
 
+mod by_hand;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -182,6 +184,8 @@ fn the_plugin_stays_and_only_pods_of_the_mesh_wait_for_the_daemon() -> Result<()
         Ok((status(&cluster, ("shop", "held"), ("shop", "server"))? == 200).then_some(()))
     })?;
     ensure!(status(&cluster, ("default", "other"), ("shop", "server"))? == 0, "STRICT");
+
+    by_hand::check_status_and_gc(&cluster)?;
 
     // The installer goes and the plugin stays; uninstalling leaves nothing.
     cluster.kubectl(&["delete", "daemonset", "-n", SYSTEM, "fairlead-cni", "--wait=true"])?;

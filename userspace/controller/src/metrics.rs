@@ -111,6 +111,7 @@ pub struct Metrics {
     events: Mutex<BTreeMap<(Kind, &'static str), Counter>>,
     unchanged: Counter,
     watch_errors: Counter,
+    relists: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -168,6 +169,11 @@ impl Metrics {
             watch_errors: registry.counter(
                 "fairlead_controller_watch_errors_total",
                 "Failed lists and watches; they are tried again.",
+                &[],
+            ),
+            relists: registry.counter(
+                "fairlead_controller_relists_total",
+                "Kinds that were listed again, as the API server did not remember what had been seen.",
                 &[],
             ),
             registry,
@@ -258,6 +264,14 @@ impl Metrics {
 
     pub(crate) fn watch_error(&self) {
         self.watch_errors.inc();
+    }
+
+    /// A kind has been listed again, and so many of its objects were gone.
+    pub(crate) fn relisted(&self, kind: Kind, gone: usize) {
+        self.relists.inc();
+        if gone > 0 {
+            self.events.lock().entry((kind, "delete")).or_default().add(gone as u64);
+        }
     }
 
     fn expose(&self, out: &mut Exposition) {

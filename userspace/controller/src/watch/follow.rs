@@ -113,7 +113,9 @@ pub(super) async fn follow(
                 let gone = context.world.retain(kind, &seen);
                 tracing::debug!(%kind, objects = seen.len(), gone, "listed");
                 seen = HashSet::new();
-                listed.take();
+                if listed.take().is_none() {
+                    context.metrics.relisted(kind, gone);
+                }
             }
             Ok(watcher::Event::Apply(object)) => {
                 context.apply(kind, &resource.api_version, object);
@@ -145,3 +147,7 @@ impl Context {
         key
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fairlead_api::{Kind, ObjectKey, StringMap};
-use fairlead_config::source::{Effect, Format, ObjectRef, Parsed, Problem, Rejected, Severity, parse};
+use fairlead_config::source::{
+    Effect, Format, ObjectRef, Parsed, Problem, Rejected, Severity, parse,
+};
 use fairlead_wire::config::{Fault, Key};
 
 /// Largest object: what the API server accepts.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::cluster::{ClusterOptions, app_pod};
-use fairlead_tests::eventually;
 use fairlead_tests::kube::{KubeMesh, READY, container};
+use fairlead_tests::{Metrics, eventually};
 
 use crate::common::seconds;
 
@@ -17,6 +17,8 @@ const HOST_PORT: &str = "18080";
 /// New connections over sessions from before a rule end within, while there are any
 /// (docs/kubernetes.md), with room for a busy machine.
 const LATER: Duration = Duration::from_secs(60);
+/// Probes that are waited for under the rules of a policy engine.
+const PROBED: u64 = 6;
 /// Rules of a policy engine live in a table of its own.
 const TABLE: &str = "inet policy-engine";
 
@@ -148,15 +150,33 @@ fn imitations_of_probes_are_refused(mesh: &KubeMesh) -> Result<()> {
         "GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n",
         &source,
     ];
+    // No connection can come of it: the answer goes to the node. But where the node lets its own
+    // addresses in, the SYN comes to the pod, and has to be taken for a stranger's and not for a probe.
+    let lets_in = |how: u8| {
+        let sysctl = format!("net.ipv4.conf.all.accept_local={how}");
+        mesh.on_node(1, &["sysctl", "-qw", &sysctl]).map(drop)
+    };
+    let captured = || -> Result<f64> {
+        let labels = [("event", "captured_inbound")];
+        Ok(mesh.metrics(1)?.sum("fairlead_capture_events_total", &labels))
+    };
+    let before = captured()?;
+    lets_in(1)?;
     let told = mesh.exec("outside", "plain", &command)?;
     ensure!(!told.contains("200 OK"), "{told}");
+    lets_in(0)?;
+    let after = captured()?;
+    eprintln!("with the node's address: {after} connections captured, {before} before");
+    // It is sent again and again, for ten seconds.
+    ensure!(after >= before + 3.0, "SYNs with the node's address were not captured");
     let claim = ["ip", "address", "del", &format!("{node}/32"), "dev", "lo"];
     mesh.in_netns(1, "outside", "plain", &claim)?;
     Ok(())
 }
 
 /// Rules on both nodes as a policy engine writes them: to the pod, and out of the client, port 8080
-/// alone; nothing at all to the probed pods.
+/// alone; nothing at all to the probed pods but from their own node, which engines let through by
+/// its address, as Kubernetes wants it.
 fn network_policies_keep_their_meaning(mesh: &KubeMesh) -> Result<()> {
     let server = mesh.pod_ip("net", "two-ports")?;
     let client = mesh.pod_ip("net", "client")?;
@@ -165,19 +185,26 @@ fn network_policies_keep_their_meaning(mesh: &KubeMesh) -> Result<()> {
     for (kind, _) in PROBES {
         locked.push(mesh.pod_ip("locked", kind)?);
     }
+    // Probes are sent by the node itself: they never come to `forward`, but to where the pods are.
     let rules = format!(
         "table {TABLE} {{\n\
+         chain to_pods {{\n\
+         type filter hook postrouting priority 0; policy accept;\n\
+         ip daddr != {{ {locked} }} accept\n\
+         ct state established,related accept\n\
+         fib saddr type local counter accept comment \"node\"\n\
+         counter drop comment \"locked\"\n\
+         }}\n\
          chain forward {{\n\
          type filter hook forward priority 0; policy accept;\n\
          tcp dport 15008 counter drop comment \"tunnel\"\n\
          ct state established,related accept\n\
-         ip daddr {{ {} }} counter drop\n\
          ip daddr {server} tcp dport 8080 counter accept comment \"allowed\"\n\
          ip daddr {server} counter drop\n\
          ip saddr {client} tcp dport 8080 accept\n\
          ip saddr {client} meta l4proto tcp counter drop\n\
          }}\n}}\n",
-        locked.join(", ")
+        locked = locked.join(", ")
     );
     let apply = || {
         [1, 2].into_iter().try_for_each(|node| -> Result<()> {
@@ -195,14 +222,15 @@ fn network_policies_keep_their_meaning(mesh: &KubeMesh) -> Result<()> {
     let (status, error) = verdict(mesh, ("net", "client"), &url(8081))?;
     eprintln!("a port that NetworkPolicy does not allow: {status} {error}");
     ensure!(status != 200, "8081 was let through");
-    let shown = mesh.on_node(1, &["nft", "list", "table", "inet", "policy-engine"])?;
-    let counted = |comment: &str| {
+    let counted = |comment: &str| -> Result<u64> {
+        let shown = mesh.on_node(1, &["nft", "list", "table", "inet", "policy-engine"])?;
         let line = shown.lines().find(|line| line.contains(comment)).unwrap_or_default();
         let mut words = line.split_whitespace().skip_while(|word| *word != "packets");
         words.nth(1).and_then(|n| n.parse::<u64>().ok()).with_context(|| shown.clone())
     };
-    ensure!(counted("allowed")? > 0, "{shown}");
-    ensure!(counted("tunnel")? == 0, "{shown}");
+    ensure!(counted("allowed")? > 0, "nothing came by the rule that allows it");
+    ensure!(counted("tunnel")? == 0, "something needs a port of ours");
+    probed_by_the_node_alone(mesh, &locked, &counted)?;
     // It was the rules.
     remove()?;
     mesh.until_meshed("net", "client", &url(8081), true)?;
@@ -218,6 +246,29 @@ fn network_policies_keep_their_meaning(mesh: &KubeMesh) -> Result<()> {
     mesh.until_meshed("net", "client", &url(8080), true)?;
     remove()?;
     mesh.until_meshed("net", "client", &url(8081), true).map(drop)
+}
+
+/// With a rule against everybody else, three pods' probes come through, and a stranger does not.
+fn probed_by_the_node_alone(
+    mesh: &KubeMesh,
+    locked: &[String],
+    counted: &impl Fn(&str) -> Result<u64>,
+) -> Result<()> {
+    ensure!(counted("locked")? == 0, "the rules dropped a probe");
+    let before = counted("node")?;
+    eventually("probes come by the rules", READY, || {
+        Ok((counted("node")? >= before + PROBED).then_some(()))
+    })?;
+    let passed = |metrics: &Metrics| {
+        metrics.sum("fairlead_capture_events_total", &[("event", "passed_probe")])
+    };
+    ensure!(passed(&mesh.metrics(1)?) >= PROBED as f64, "probes were not known as such");
+    ensure!(counted("locked")? == 0, "the rules dropped a probe");
+    let url = format!("http://{}:8080/", locked.first().context("nobody is probed")?);
+    let (status, error) = verdict(mesh, ("outside", "host-2"), &url)?;
+    eprintln!("another node's process to a probed port: {status} {error}");
+    ensure!(status == 0 && counted("locked")? > 0, "the rules let {status} through");
+    Ok(())
 }
 
 fn mode(mesh: &KubeMesh, mode: &str) -> Result<()> {
@@ -247,12 +298,21 @@ fn the_hosts_network(mesh: &KubeMesh) -> Result<()> {
         })?;
     }
     ensure!(mesh.identity("net", "client", &url)?.is_some(), "the mesh's own client");
-    eventually("the reason in the log", READY, || {
-        let log = mesh.node_log(1)?;
-        let found = log.lines().find(|line| line.contains("plaintext"));
-        eprintln!("the server's node says: {}", found.context("nothing of plaintext")?);
-        Ok(Some(()))
-    })?;
+    let server = mesh.pod_ip("net", "two-ports")?;
+    for node in [1, 2] {
+        // The address that this very client had, of the node's.
+        let route = mesh.on_node(node, &["ip", "-o", "route", "get", &server])?;
+        let own = route.split_whitespace().skip_while(|word| *word != "src").nth(1);
+        let (own, to) = (format!(" {}:", own.context("no route")?), format!(" {server}:8080 "));
+        eventually(&format!("the reason in the log, for {own}"), READY, || {
+            let log = mesh.node_log(1)?;
+            let why = "which_takes_mTLS_only_(STRICT)";
+            let found =
+                log.lines().find(|line| [why, &own, &to].iter().all(|part| line.contains(*part)));
+            eprintln!("the server's node says: {}", found.context("nothing of it")?);
+            Ok(Some(()))
+        })?;
+    }
     // As a server: not in the mesh, reached in plaintext from inside.
     let (status, error) =
         verdict(mesh, ("net", "client"), &format!("http://{}:28080/", mesh.node_ip(1)?))?;

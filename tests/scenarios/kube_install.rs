@@ -1,11 +1,14 @@
 //! What the mesh may do on a cluster, exactly; that its manifests can be applied again; and that
 //! uninstalling it leaves nothing on the nodes.
 
+mod objects;
+mod traces;
+
 use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use fairlead_tests::cluster::{Cluster, ClusterOptions, app_pod};
+use fairlead_tests::cluster::{ClusterOptions, app_pod};
 use fairlead_tests::eventually;
 use fairlead_tests::kube::{KubeMesh, READY, SYSTEM, manifests};
 use fairlead_tests::process::binary;
@@ -57,23 +60,12 @@ secrets [fairlead-ca-secret] [get patch update]";
 /// The CNI plugin's, while the daemon does not answer.
 const PLUGIN: &str = "namespaces [] [get]\npods [] [get]";
 
-/// Capabilities of each container that runs as root.
-const CAPABILITIES: [(&str, &[&str]); 2] = [
-    ("fairlead-node", &["BPF", "PERFMON", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]),
-    ("fairlead-cni", &[]),
-];
-
 #[test]
 fn least_rights_and_nothing_left_after_uninstalling() -> Result<()> {
     let mesh = KubeMesh::without_mesh(&ClusterOptions::default())?;
-    let before = [traces(&mesh, 1)?, traces(&mesh, 2)?];
-    mesh.install()?;
-    rights(&mesh)?;
-    capabilities(&mesh)?;
-    applied_again(&mesh)?;
-    by_command(&mesh)?;
-    mesh.namespace("shop", "istio.io/dataplane-mode: ambient")?;
+    // Pods that run before there is a mesh, through all of it, and after.
     let echo = ["echo", "--http", "8080"];
+    mesh.namespace("shop", "")?;
     mesh.apply(&format!(
         "{}{}",
         app_pod("server", "shop", &mesh.node_name(1), &echo),
@@ -81,20 +73,39 @@ fn least_rights_and_nothing_left_after_uninstalling() -> Result<()> {
     ))?;
     mesh.ready("shop")?;
     let url = format!("http://{}:8080/", mesh.pod_ip("shop", "server")?);
+    mesh.until_meshed("shop", "client", &url, false)?;
+    let pods = [(1, "server"), (2, "client")];
+    let before = [traces::of_node(&mesh, 1)?, traces::of_node(&mesh, 2)?];
+    let pods_before = pods.map(|(node, pod)| traces::of_pod(&mesh, node, "shop", pod));
+    let pods_before = pods_before.into_iter().collect::<Result<Vec<_>>>()?;
+    mesh.install()?;
+    rights(&mesh)?;
+    objects::are_as_they_should_be(&mesh)?;
+    applied_again(&mesh)?;
+    by_command(&mesh)?;
+    mesh.kubectl(&["label", "namespace", "shop", "istio.io/dataplane-mode=ambient"])?;
     mesh.until_meshed("shop", "client", &url, true)?;
-    for (node, before) in [1, 2].into_iter().zip(&before) {
-        let with = traces(&mesh, node)?;
+    let mut kernels = Vec::new();
+    for ((node, pod), (before, pod_before)) in pods.iter().zip(before.iter().zip(&pods_before)) {
+        let with = traces::of_node(&mesh, *node)?;
         ensure!(with.iter().any(|line| line.contains("/sys/fs/bpf/fairlead")), "{with:?}");
         ensure!(with.len() > before.len(), "{with:?}");
+        let pod_with = traces::of_pod(&mesh, *node, "shop", pod)?;
+        ensure!(pod_with != *pod_before, "nothing of the mesh is seen in {pod}: {pod_with:?}");
+        let kernel = traces::Kernel::of_node(&mesh, *node)?;
+        eprintln!("node {node}: {kernel:?}");
+        kernels.push(kernel);
     }
     let (done, said) = fairlead(&mesh, &["uninstall"])?;
     ensure!(!done && said.contains("still in the mesh by their labels: shop"), "{said}");
-    uninstall(&mesh)?;
-    for (node, before) in [1, 2].into_iter().zip(&before) {
-        let after = traces(&mesh, node)?;
-        let more: Vec<_> = after.difference(before).collect();
-        let less: Vec<_> = before.difference(&after).collect();
-        ensure!(more.is_empty() && less.is_empty(), "node {node}: more {more:?}, less {less:?}");
+    let (done, said) = fairlead(&mesh, &["uninstall", "--unlabel", "--crds"])?;
+    ensure!(done && said.contains("gone from the cluster and from its nodes"), "{said}");
+    for ((node, pod), (before, pod_before)) in pods.iter().zip(before.iter().zip(&pods_before)) {
+        traces::same(&format!("node {node}"), before, &traces::of_node(&mesh, *node)?)?;
+        traces::same(pod, pod_before, &traces::of_pod(&mesh, *node, "shop", pod)?)?;
+    }
+    for (kernel, (node, _)) in kernels.iter().zip(pods) {
+        kernel.gone().with_context(|| format!("node {node}"))?;
     }
     // The pods go on as they were before: no restart, no mesh.
     mesh.until_meshed("shop", "client", &url, false)?;
@@ -219,54 +230,4 @@ fn rights(mesh: &KubeMesh) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn capabilities(mesh: &KubeMesh) -> Result<()> {
-    for (name, expected) in CAPABILITIES {
-        let set = mesh.json(&["get", "daemonset", name, "-n", SYSTEM])?;
-        let spec = &set["spec"]["template"]["spec"];
-        for container in spec["containers"].as_array().context("no containers")? {
-            let security = &container["securityContext"];
-            ensure!(security["readOnlyRootFilesystem"] == true, "{name}: {security}");
-            ensure!(security["privileged"].as_bool() != Some(true), "{name}: {security}");
-            ensure!(security["capabilities"]["drop"][0] == "ALL", "{name}: {security}");
-            let added = security["capabilities"]["add"].as_array().cloned().unwrap_or_default();
-            ensure!(added == *expected, "{name}: {security}");
-        }
-    }
-    let deployment = mesh.json(&["get", "deployment", "fairlead-controller", "-n", SYSTEM])?;
-    let spec = &deployment["spec"]["template"]["spec"];
-    ensure!(spec["securityContext"]["runAsNonRoot"] == true, "{spec}");
-    ensure!(spec["hostNetwork"].as_bool() != Some(true), "{spec}");
-    Ok(())
-}
-
-/// The steps of docs/kubernetes.md.
-fn uninstall(mesh: &KubeMesh) -> Result<()> {
-    let steps = manifests().join("uninstall");
-    let steps = steps.to_str().context("not UTF-8")?;
-    let all = manifests();
-    let all = all.to_str().context("not UTF-8")?;
-    mesh.kubectl(&["delete", "daemonset", "-n", SYSTEM, "fairlead-cni", "fairlead-node"])?;
-    mesh.kubectl(&["apply", "-k", steps])?;
-    mesh.wait_rollout(SYSTEM, "daemonset/fairlead-uninstall", READY)?;
-    mesh.kubectl(&["delete", "-k", steps])?;
-    mesh.kubectl(&["delete", "--ignore-not-found", "-k", all])?;
-    eventually("the namespace is gone", READY, || {
-        let all = mesh.kubectl(&["get", "namespaces", "-o", "name"])?;
-        ensure!(!all.contains(SYSTEM), "still there");
-        Ok(Some(()))
-    })
-}
-
-/// What of a node an installation could leave behind: pins, the runtime's configuration and
-/// plugins with what is in them, state, sockets, rules, and programs on its cgroups.
-fn traces(cluster: &Cluster, node: usize) -> Result<BTreeSet<String>> {
-    let script = "\
-        find /sys/fs/bpf /var/lib/fairlead /run/fairlead ! -type d 2>/dev/null; \
-        find /etc/cni/net.d /opt/cni/bin -type f -exec md5sum {} +; \
-        nft list tables | grep -i fairlead; ip rule | grep -v 'from all lookup'; \
-        ip -o link | cut -d' ' -f2 | grep -i fairlead; true";
-    let text = cluster.on_node(node, &["sh", "-c", script])?;
-    Ok(text.lines().map(str::to_owned).collect())
 }

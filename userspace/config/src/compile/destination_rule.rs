@@ -43,12 +43,12 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    fn new(object: &Arc<DestinationRule>, domain: &str) -> Self {
+    fn new(object: &Arc<DestinationRule>, domain: &str, export: &[String]) -> Self {
         let metadata = &object.metadata;
         Self {
             key: ObjectKey::new(Kind::DestinationRule, &metadata.namespace, &metadata.name),
             pattern: HostPattern::new(&object.spec.host, &metadata.namespace, domain),
-            export: ExportTo::new(&object.spec.export_to, &metadata.namespace),
+            export: ExportTo::new(&object.spec.export_to, export, &metadata.namespace),
             created: metadata.creation_timestamp.clone().unwrap_or_default(),
             selector: object.spec.workload_selector.as_ref().map(|s| labels(&s.match_labels)),
             object: Arc::clone(object),
@@ -200,12 +200,14 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Takes a rule in, or out; returns the patterns whose hosts may have changed.
+    /// Takes a rule in, or out; returns the patterns whose hosts may have changed. `export` is what
+    /// holds where it says nothing of `exportTo`.
     pub(super) fn update(
         &mut self,
         key: &ObjectKey,
         object: Option<&Arc<DestinationRule>>,
         domain: &str,
+        export: &[String],
     ) -> Vec<HostPattern> {
         let mut touched = Vec::new();
         let name = (Arc::clone(&key.namespace), Arc::clone(&key.name));
@@ -225,7 +227,7 @@ impl Rules {
             touched.push(old.pattern.clone());
         }
         if let Some(object) = object {
-            let rule = Arc::new(Rule::new(object, domain));
+            let rule = Arc::new(Rule::new(object, domain, export));
             let bucket = match &rule.pattern {
                 HostPattern::Exact(host) => self.exact.entry(Arc::clone(host)).or_default(),
                 HostPattern::Wildcard(_) => &mut self.wildcard,
@@ -239,6 +241,12 @@ impl Rules {
             self.by_key.insert(name, rule);
         }
         touched
+    }
+
+    /// Those that say nothing of `exportTo`.
+    pub(super) fn unexported(&self) -> Vec<(ObjectKey, Arc<DestinationRule>)> {
+        let silent = self.by_key.values().filter(|rule| rule.object.spec.export_to.is_empty());
+        silent.map(|rule| (rule.key.clone(), Arc::clone(&rule.object))).collect()
     }
 
     /// The rules whose pattern matches `host`.

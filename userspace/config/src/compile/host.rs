@@ -82,8 +82,10 @@ pub(super) enum ExportTo {
 }
 
 impl ExportTo {
-    /// Reads `exportTo` of an object in `namespace`.
-    pub(super) fn new(entries: &[String], namespace: &str) -> Self {
+    /// Reads `exportTo` of an object in `namespace`; what says nothing says what is in `default`
+    /// (MeshConfig's `defaultVirtualServiceExportTo` and its like).
+    pub(super) fn new(entries: &[String], default: &[String], namespace: &str) -> Self {
+        let entries = if entries.is_empty() { default } else { entries };
         if entries.is_empty() || entries.iter().any(|entry| entry == "*") {
             return Self::All;
         }
@@ -166,7 +168,7 @@ mod tests {
             (&[".", "other"], true, true, false),
             (&["~"], false, false, false),
         ] {
-            let export = ExportTo::new(&list(entries), "own");
+            let export = ExportTo::new(&list(entries), &[], "own");
             assert_eq!(export.is_visible(Some("own")), own, "{entries:?}");
             assert_eq!(export.is_visible(Some("other")), other, "{entries:?}");
             assert_eq!(export.is_visible(None), unnamed, "{entries:?}");

@@ -8,7 +8,7 @@ use fairlead_types::WorkloadId;
 
 use super::host::{HostPattern, service_host};
 use super::problem::Report;
-use super::{Compiler, Dirty, HashedMap, OldPod, Origin, Unit, destination_rule};
+use super::{Compiler, Dirty, Exports, HashedMap, OldPod, Origin, Unit, destination_rule};
 use crate::source::{MESH_CONFIG_MAP, mesh_config};
 
 impl Compiler {
@@ -56,7 +56,8 @@ impl Compiler {
                     Some(Resource::VirtualService(object)) => Some(object),
                     _ => None,
                 };
-                let touched = self.virtual_services.update(key, virtual_service, &domain);
+                let export = &self.exports.virtual_services;
+                let touched = self.virtual_services.update(key, virtual_service, &domain, export);
                 for pattern in touched {
                     self.mark_routes(&pattern, dirty);
                     dirty.conflicts.insert(pattern);
@@ -73,7 +74,8 @@ impl Compiler {
                 }
                 self.set_problems(Origin::Object(key.clone()), problems, dirty);
                 dirty.clients |= self.rules.choose_workloads();
-                let touched = self.rules.update(key, rule, &domain);
+                let export = &self.exports.destination_rules;
+                let touched = self.rules.update(key, rule, &domain, export);
                 dirty.clients |= self.rules.choose_workloads();
                 for pattern in touched {
                     match pattern {
@@ -153,6 +155,27 @@ impl Compiler {
             self.mesh_config = config;
             dirty.mesh = true;
         }
+    }
+
+    /// Takes over what MeshConfig says of objects that say nothing of `exportTo`.
+    pub(super) fn stage_exports(&mut self, dirty: &mut Dirty) {
+        let exports = Exports::new(&self.mesh_config);
+        if exports == self.exports {
+            return;
+        }
+        self.exports = exports;
+        let domain = Arc::clone(&self.settings.cluster_domain);
+        let export = &self.exports.virtual_services;
+        for (key, object) in self.virtual_services.unexported() {
+            let touched = self.virtual_services.update(&key, Some(&object), &domain, export);
+            dirty.conflicts.extend(touched);
+        }
+        let export = &self.exports.destination_rules;
+        for (key, object) in self.rules.unexported() {
+            self.rules.update(&key, Some(&object), &domain, export);
+        }
+        dirty.clients |= self.rules.choose_workloads();
+        self.mark_all_routing(dirty);
     }
 
     /// Marks everything whose routes a host pattern concerns.

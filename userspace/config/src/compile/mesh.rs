@@ -41,6 +41,24 @@ impl CompilerSettings {
     }
 }
 
+/// Whose clients see an object that says nothing of `exportTo`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Exports {
+    /// `defaultVirtualServiceExportTo`.
+    pub(super) virtual_services: Vec<String>,
+    /// `defaultDestinationRuleExportTo`.
+    pub(super) destination_rules: Vec<String>,
+}
+
+impl Exports {
+    pub(super) fn new(config: &MeshConfig) -> Self {
+        Self {
+            virtual_services: config.default_virtual_service_export_to.clone(),
+            destination_rules: config.default_destination_rule_export_to.clone(),
+        }
+    }
+}
+
 /// Compiles `config`. What it says wrongly stays at its default, except for the trust domain,
 /// without which nobody has an identity: that of `before` stays.
 fn compile(

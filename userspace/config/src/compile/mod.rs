@@ -49,6 +49,7 @@ use fairlead_types::WorkloadId;
 use foldhash::fast::RandomState;
 
 pub use mesh::CompilerSettings;
+use mesh::Exports;
 pub use problem::{Problem, Severity};
 pub use security::FailClosed;
 
@@ -64,6 +65,7 @@ type HashedMap<K, V> = HashMap<K, V, RandomState>;
 pub struct Compiler {
     settings: CompilerSettings,
     mesh_config: MeshConfig,
+    exports: Exports,
     mesh: Arc<MeshSettings>,
     namespaces: HashedMap<Arc<str>, Arc<Namespace>>,
     pods: pods::Pods,
@@ -173,6 +175,7 @@ impl Compiler {
         let snapshot = Snapshot { mesh: Arc::clone(&mesh), ..Snapshot::default() };
         Self {
             mesh_config: settings.mesh.clone(),
+            exports: Exports::new(&settings.mesh),
             settings,
             mesh,
             namespaces: HashedMap::default(),
@@ -246,6 +249,7 @@ impl Compiler {
             self.security.set_fail_closed(closed, &mut dirty);
         }
         if dirty.mesh {
+            self.stage_exports(&mut dirty);
             self.stage_mesh(&mut dirty);
         }
         self.stage_pods(&mut dirty);

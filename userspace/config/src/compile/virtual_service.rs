@@ -32,7 +32,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn new(object: &Arc<VirtualService>, domain: &str) -> Self {
+    fn new(object: &Arc<VirtualService>, domain: &str, export: &[String]) -> Self {
         let metadata = &object.metadata;
         let mut hosts: Vec<HostPattern> = object
             .spec
@@ -45,7 +45,7 @@ impl Entry {
         Self {
             key: ObjectKey::new(Kind::VirtualService, &metadata.namespace, &metadata.name),
             hosts: hosts.into(),
-            export: ExportTo::new(&object.spec.export_to, &metadata.namespace),
+            export: ExportTo::new(&object.spec.export_to, export, &metadata.namespace),
             created: metadata.creation_timestamp.clone().unwrap_or_default(),
             object: Arc::clone(object),
         }
@@ -64,12 +64,14 @@ pub(super) struct VirtualServices {
 }
 
 impl VirtualServices {
-    /// Takes one in, or out; returns the patterns whose hosts may have changed.
+    /// Takes one in, or out; returns the patterns whose hosts may have changed. `export` is what holds
+    /// where it says nothing of `exportTo`.
     pub(super) fn update(
         &mut self,
         key: &ObjectKey,
         object: Option<&Arc<VirtualService>>,
         domain: &str,
+        export: &[String],
     ) -> Vec<HostPattern> {
         let mut touched = Vec::new();
         let name = (Arc::clone(&key.namespace), Arc::clone(&key.name));
@@ -85,7 +87,7 @@ impl VirtualServices {
             touched.extend(old.hosts.iter().cloned());
         }
         if let Some(object) = object.filter(|object| applies_to_mesh(&object.spec.gateways)) {
-            let entry = Arc::new(Entry::new(object, domain));
+            let entry = Arc::new(Entry::new(object, domain, export));
             for pattern in &entry.hosts {
                 let entries = self.by_pattern.entry(pattern.clone()).or_default();
                 entries.push(Arc::clone(&entry));
@@ -95,6 +97,12 @@ impl VirtualServices {
             self.by_key.insert(name, entry);
         }
         touched
+    }
+
+    /// Those that say nothing of `exportTo`.
+    pub(super) fn unexported(&self) -> Vec<(ObjectKey, Arc<VirtualService>)> {
+        let silent = self.by_key.values().filter(|entry| entry.object.spec.export_to.is_empty());
+        silent.map(|entry| (entry.key.clone(), Arc::clone(&entry.object))).collect()
     }
 
     /// All hosts that are written.

@@ -133,11 +133,10 @@ pub(crate) const MESH_FIELDS: &[&str] = &[
 ];
 
 /// Of MeshConfig what has some of its effect; always a warning.
-pub(crate) const MESH_PARTLY: &[&str] =
-    &["defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo"];
+pub(crate) const MESH_PARTLY: &[&str] = &["defaultServiceExportTo"];
 /// Which.
-pub(crate) const MESH_EXPORTS: &str = "on Kubernetes, narrows which nodes are told, and not yet who \
-     on a node uses what that was told; from files it has no effect";
+pub(crate) const MESH_EXPORTS: &str = "on Kubernetes, narrows which nodes are told of a service, and \
+     not yet who on a node uses what that was told; from files it has no effect";
 /// What is said of what has none.
 pub(crate) const NOT_ENFORCED: &str = "accepted, not enforced yet";
 

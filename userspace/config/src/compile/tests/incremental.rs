@@ -79,10 +79,12 @@ fn random_object(random: &mut Random) -> String {
                 )
         }
         7 => format!(
-            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    trustDomain: {}\n    enableAutoMtls: {}\n    rootNamespace: {}\n",
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    trustDomain: {}\n    enableAutoMtls: {}\n    rootNamespace: {}\n    defaultVirtualServiceExportTo: {}\n    defaultDestinationRuleExportTo: {}\n",
             random.pick(&["one", "two"]),
             random.pick(&["true", "false"]),
             random.pick(&["istio-system", "shop"]),
+            random.pick(&["[]", "['.']", "[shop]"]),
+            random.pick(&["[]", "['.']", "[shop]"]),
         ),
         8 => {
             meta("PeerAuthentication", "security.istio.io/v1")

@@ -132,6 +132,48 @@ spec:
     assert_eq!(port.routes("elsewhere").http, None);
 }
 
+/// MeshConfig's defaults hold for what says nothing of `exportTo`, whichever comes first, and no
+/// longer than they are there.
+#[test]
+fn default_exports_hold_where_nothing_is_said() {
+    let random = "trafficPolicy: {loadBalancer: {simple: RANDOM}}";
+    let silent = rule("default", "silent", &format!("{{host: ratings, {random}}}"));
+    let public =
+        rule("default", "public", &format!("{{host: reviews, exportTo: ['*'], {random}}}"));
+    let routes = "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings, namespace: default}
+spec:
+  hosts: [ratings]
+  http: [{name: silent, route: [{destination: {host: ratings}}]}]
+";
+    let mesh = "---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    defaultVirtualServiceExportTo: [shop]
+    defaultDestinationRuleExportTo: ['.']
+";
+    let clients_see = |fixture: &Fixture| {
+        let port = fixture.port("default", "ratings", 9080);
+        ["default", "shop", "elsewhere"].map(|client| port.routes(client).http.is_some())
+    };
+    let objects = bookinfo() + &clients() + &silent + &public + routes;
+    for (first, then) in [(objects.clone() + mesh, ""), (objects.clone(), mesh)] {
+        let mut fixture = Fixture::new(&first);
+        fixture.apply(then);
+        assert_eq!(balancer_for(&fixture, "default"), LoadBalancer::Random);
+        assert_eq!(balancer_for(&fixture, "shop"), LoadBalancer::default());
+        assert_eq!(clients_see(&fixture), [false, true, false]);
+        fixture.remove(mesh);
+        assert_eq!(balancer_for(&fixture, "shop"), LoadBalancer::Random);
+        assert_eq!(clients_see(&fixture), [true; 3]);
+    }
+}
+
 #[test]
 fn ports_subsets_and_defaults_are_laid_over_each_other() {
     let rule = rule(

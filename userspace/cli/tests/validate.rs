@@ -98,6 +98,48 @@ fn a_bad_file_in_every_format() {
 
 /// Routes alone may refer to what is elsewhere; with the services there, a missing subset is told
 /// with its line.
+/// What makes traffic fail is told in advance, and is an error where a service is there for it; in the
+/// same words, and once.
+#[test]
+fn what_makes_traffic_fail() {
+    let dir = TempDir::new("refused");
+    dir.write(
+        "route.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web}\n\
+         spec: {hosts: [web], http: [{redirect: {uri: /x}}]}\n",
+    );
+    dir.write(
+        "rule.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: web}\n\
+         spec: {host: web, trafficPolicy: {tls: {mode: SIMPLE}}}\n",
+    );
+    let problems = |code: i32| -> Vec<Value> {
+        let (found, text) = validate(&dir.0, &["-o", "json"]);
+        assert_eq!(found, code, "{text}");
+        let report: Value = serde_json::from_str(&text).unwrap();
+        report["problems"].as_array().unwrap().clone()
+    };
+    let advance = problems(0);
+    assert_eq!(advance.len(), 2, "{advance:?}");
+    for (problem, field) in
+        advance.iter().zip(["spec.http[0].redirect", "spec.trafficPolicy.tls.mode"])
+    {
+        let said = (&problem["severity"], &problem["effect"], &problem["field"]);
+        assert_eq!(said, (&"warning".into(), &"refused".into(), &field.into()));
+    }
+    dir.write(
+        "service.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+         spec: {ports: [{name: http, port: 80}]}\n",
+    );
+    let mut found = problems(1);
+    for problem in &mut found {
+        assert_eq!(problem["severity"], "error");
+        problem["severity"] = "warning".into();
+    }
+    assert_eq!(found, advance);
+}
+
 #[test]
 fn references_within_a_mesh() {
     let dir = TempDir::new("references");

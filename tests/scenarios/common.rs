@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -142,6 +143,29 @@ pub(crate) fn counted_twice(
 pub(crate) fn seconds(usual: u64) -> u64 {
     let told = std::env::var("FAIRLEAD_SOAK_SECONDS").ok();
     told.and_then(|s| s.parse().ok()).unwrap_or(usual)
+}
+
+/// Does something while every processor is busy with something else.
+pub(crate) fn while_busy<T>(work: impl FnOnce() -> T) -> T {
+    /// Also where the work panics.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _over = Over(&over);
+        for _ in 0..std::thread::available_parallelism().map_or(2, std::num::NonZero::get) {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        work()
+    })
 }
 
 /// A turn among the scenarios that keep all processors busy: two of them side by side would

@@ -1,7 +1,8 @@
 //! Running pods join and leave the mesh by labels, on a real cluster with both families of addresses:
 //! without a restart, with mutual TLS between the nodes, from a pod's first packet on.
 
-use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,13 +10,17 @@ use fairlead_tests::cluster::{ClusterOptions, app_pod, image};
 use fairlead_tests::kube::{KubeMesh, READY};
 use fairlead_tests::{Sent, eventually};
 
+use crate::common::{seconds, while_busy};
+
 const NS: &str = "shop";
 /// The server by name; 80 is HTTP, 9000 echoes.
 const SERVER: &str = "http://server.shop/";
 /// What of kubectl's word must have reached the nodes within.
 const SOON: Duration = Duration::from_secs(10);
-/// Pods whose first act is `connect()`.
-const STARTS: usize = 10;
+/// Pods whose first act is `connect()`: in a usual run, and in a soak, with all processors busy.
+const STARTS: [usize; 2] = [10, 1000];
+/// So many of them at a time: a node takes no more than 110, and a busy one starts them slowly.
+const LOT: usize = 25;
 
 const SERVICE: &str = "apiVersion: v1\n\
                        kind: Service\n\
@@ -210,11 +215,37 @@ fn forms_of_labels(mesh: &KubeMesh) -> Result<()> {
 /// byte crosses the wire in plaintext.
 fn from_the_first_packet(mesh: &KubeMesh) -> Result<()> {
     mesh.apply(STRICT)?;
-    let node = mesh.node_name(2);
-    let server = mesh.pod_ip(NS, "server")?;
+    let server: IpAddr = mesh.pod_ip(NS, "server")?.parse()?;
     let wire = mesh.observe(2)?;
     let start = Instant::now();
-    let pods: Vec<String> = (0..STARTS)
+    let [usual, soak] = STARTS;
+    let starts = if seconds(0) == 0 {
+        first_acts(mesh, server, 0..usual)?;
+        usual
+    } else {
+        while_busy(|| {
+            let mut lots = (0..soak).step_by(LOT).map(|from| from..soak.min(from + LOT));
+            lots.try_for_each(|lot| first_acts(mesh, server, lot))
+        })?;
+        soak
+    };
+    eprintln!("{starts} pods connected first and ended within {:?}", start.elapsed());
+    let mut captured = wire.stop()?;
+    captured.assert_no_plaintext("very-first")?;
+    captured.only_new();
+    let to = SocketAddr::new(server, 9000);
+    let clients = captured.flows.iter().filter(|flow| flow.destination == to);
+    let mut ends: Vec<IpAddr> = clients.map(|flow| flow.source.ip()).collect();
+    ends.push(server);
+    let sessions = captured.assert_all_tls(&ends)?;
+    ensure!(sessions >= starts, "{sessions} sessions of {starts} pods");
+    Ok(())
+}
+
+fn first_acts(mesh: &KubeMesh, server: IpAddr, numbers: Range<usize>) -> Result<()> {
+    let node = mesh.node_name(2);
+    let pods: Vec<String> = numbers
+        .clone()
         .map(|n| {
             let data = format!("very-first-{n}");
             let args = ["connect-first", &format!("{server}:9000"), &data];
@@ -223,18 +254,13 @@ fn from_the_first_packet(mesh: &KubeMesh) -> Result<()> {
         })
         .collect();
     mesh.apply(&pods.concat())?;
-    for n in 0..STARTS {
+    for n in numbers {
         let pod = format!("pod/first-{n}");
         mesh.wait(NS, &[&pod], "jsonpath={.status.phase}=Succeeded", READY)?;
         let told = mesh.kubectl(&["logs", "-n", NS, &pod])?;
         let told = Sent(serde_json::from_str(&told)?);
         ensure!(told.connected() && told.greeting("name") == "server", "{}", told.0);
     }
-    eprintln!("{STARTS} pods connected first and ended within {:?}", start.elapsed());
-    let captured = wire.stop()?;
-    captured.assert_no_plaintext("very-first")?;
-    let ends: BTreeSet<_> = captured.flows.iter().map(|flow| flow.destination).collect();
-    ensure!(ends.contains(&format!("{server}:9000").parse()?), "nothing was seen: {ends:?}");
     mesh.delete(&pods.concat())
 }
 

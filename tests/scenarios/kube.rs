@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use fairlead_identity::ca::CaSet;
 use fairlead_tests::cluster::{Cluster, ClusterOptions};
 use fairlead_tests::eventually;
 
@@ -118,4 +119,20 @@ pub(crate) fn counter(cluster: &Cluster, name: &str, label: &str) -> Result<f64>
             .sum::<f64>();
     }
     Ok(sum)
+}
+
+/// Own roots of a mesh, as people put them there for Istio.
+pub(crate) fn cacerts(set: &CaSet) -> String {
+    let entry = |key: &str, text: &str| {
+        let lines: Vec<String> =
+            text.replace('\r', "").lines().map(|line| format!("    {line}\n")).collect();
+        format!("  {key}: |\n{}", lines.concat())
+    };
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: cacerts, namespace: {SYSTEM}}}\nstringData:\n{}{}{}{}",
+        entry("ca-cert.pem", &set.ca_cert),
+        entry("ca-key.pem", &set.ca_key),
+        entry("root-cert.pem", &set.root_cert),
+        entry("cert-chain.pem", &set.cert_chain),
+    )
 }

@@ -26,7 +26,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::body::Body;
 
-use crate::kube::{Forward, READY, SYSTEM, cluster_with_controller, counter, idle_pod, token};
+use crate::kube::{
+    Forward, READY, SYSTEM, cacerts, cluster_with_controller, counter, idle_pod, token,
+};
 
 const NAME: &str = "fairlead-controller.fairlead-system.svc";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -290,7 +292,7 @@ async fn another_ca(world: &World) -> Result<()> {
     let old = issue(&one, REVIEWS).await?;
     let mut latest: HashMap<&str, WorkloadCertificate> = HashMap::new();
     latest.insert("a", issue(&one, REVIEWS).await?);
-    put_cacerts(&world.cluster, &theirs)?;
+    world.cluster.apply(&cacerts(&theirs))?;
     let new_line = theirs.ca_cert.lines().nth(1).context("PEM")?.trim().to_owned();
     let start = Instant::now();
     let (mut rounds, mut switched) = (0, None);
@@ -337,21 +339,6 @@ async fn eventually_async<T>(attempt: impl AsyncFn() -> Result<T>) -> Result<T> 
             other => return other,
         }
     }
-}
-
-fn put_cacerts(cluster: &Cluster, set: &CaSet) -> Result<()> {
-    let entry = |key: &str, text: &str| {
-        let lines: Vec<String> =
-            text.replace('\r', "").lines().map(|line| format!("    {line}\n")).collect();
-        format!("  {key}: |\n{}", lines.concat())
-    };
-    cluster.apply(&format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: cacerts, namespace: {SYSTEM}}}\nstringData:\n{}{}{}{}",
-        entry("ca-cert.pem", &set.ca_cert),
-        entry("ca-key.pem", &set.ca_key),
-        entry("root-cert.pem", &set.root_cert),
-        entry("cert-chain.pem", &set.cert_chain),
-    ))
 }
 
 /// Which containers run, and how often they were started.

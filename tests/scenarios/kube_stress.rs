@@ -1,8 +1,9 @@
 //! What a cluster does to the mesh besides killing it, with traffic flowing and counted: pods churn,
-//! the webhook is down, invalid resources flood, definitions are removed and put back, the nodes'
-//! tokens are revoked. What failed and for how long is told for each, nothing crosses the wire
+//! the webhook is down, invalid resources flood, definitions are removed and put back, another CA
+//! signs, the nodes' tokens are revoked. What failed and for how long is told for each, nothing crosses the wire
 //! unencrypted, and what a policy denies is denied as long as the policy is there.
 
+mod authority;
 mod away;
 mod churn;
 mod flood;
@@ -77,6 +78,7 @@ fn churn_floods_and_what_goes_away_fail_no_request() -> Result<()> {
     rows.extend(during(&mesh, "definitions removed and put back", &all[..2], || {
         away::definitions(&mesh)
     })?);
+    rows.extend(during(&mesh, "another CA and another root", &all, || authority::another(&mesh))?);
     // New daemons come with new tokens, and the old ones close what idles: it is new connections that
     // may not fail then.
     rows.extend(during(&mesh, "the nodes' tokens revoked", &all[1..], || away::tokens(&mesh))?);

@@ -246,6 +246,7 @@ impl WorkloadCertificate {
                 .iter()
                 .map(|der| pem::encode(&pem::Pem::new("CERTIFICATE", der.as_ref())))
                 .collect(),
+            trusted_roots: self.trust.roots().len(),
         }
     }
 }
@@ -269,4 +270,6 @@ pub struct CertificateInfo {
     pub not_after: SystemTime,
     /// Leaf first, then intermediates, PEM.
     pub chain_pem: String,
+    /// How many roots peers may come from: two while one replaces the other.
+    pub trusted_roots: usize,
 }

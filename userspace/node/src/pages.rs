@@ -237,6 +237,7 @@ fn certs(shown: &Shown, _: &Query) -> Reply {
                 "notAfter": info.as_ref().map(|i| unix(i.not_after)),
                 "secondsLeft": left,
                 "chain": info.as_ref().map(|i| i.chain_pem.clone()),
+                "trustedRoots": info.as_ref().map(|i| i.trusted_roots),
                 "lastFailure": failure,
             })
         })

@@ -93,6 +93,11 @@ fn rejections_say_what_to_do(cluster: &Cluster) -> Result<()> {
     // What has no effect yet is taken with a warning.
     let (taken, said) = apply(cluster, &route("partly", "prefix: /}, statPrefix: x, headers: {"))?;
     ensure!(taken && said.contains("Warning: ") && said.contains("not enforced yet"), "{said}");
+    // So is what makes traffic fail.
+    let redirected = route("redirected", GOOD)
+        .replace("route: [{destination: {host: reviews}}]", "redirect: {uri: /elsewhere}");
+    let (taken, said) = apply(cluster, &redirected)?;
+    ensure!(taken && said.contains("Warning: ") && said.contains("answered 503"), "{said}");
     // A good one is not made a bad one, and is still there.
     refused(cluster, &route("good", NEVER))?;
     let good = cluster.json(&["get", "virtualservice", "good"])?;
@@ -166,6 +171,9 @@ fn status_and_events(cluster: &Cluster) -> Result<()> {
     let partly = condition(&judged(cluster, "partly")?, "Enforced");
     ensure!(partly["status"] == "False" && partly["reason"] == "NotEnforcedYet", "{partly}");
     ensure!(partly["message"].as_str().is_some_and(|m| m.contains("statPrefix")), "{partly}");
+    let redirected = condition(&judged(cluster, "redirected")?, "Enforced");
+    let said = redirected["message"].as_str().unwrap_or_default();
+    ensure!(redirected["reason"] == "RefusesTraffic" && said.contains("503"), "{redirected}");
     // What came while nobody looked.
     let broken = judged(cluster, "broken")?;
     let accepted = condition(&broken, "Accepted");

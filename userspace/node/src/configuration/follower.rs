@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fairlead_api::{Kind, ObjectKey, Resource};
 use fairlead_config::SnapshotHandle;
 use fairlead_config::compile::{Compiler, CompilerSettings, FailClosed, Problem, Update};
-use fairlead_config::source::{Change, Store};
+use fairlead_config::source::{self, Change, Effect, ObjectRef, Store};
 use fairlead_types::Labels;
 use parking_lot::Mutex;
 
@@ -139,10 +139,20 @@ impl Follower {
                 !store.rejected().keys().any(|k| matches!(k.kind, Kind::Pod | Kind::Namespace))
             }
         };
+        let compiled = self.compiler.problems();
+        // What was told in advance is told once, now that traffic is refused for it.
+        let come_true: HashSet<(&ObjectKey, &str)> =
+            compiled.iter().map(|problem| (&problem.object, problem.field.as_str())).collect();
+        let advance = |problem: &&source::Problem| {
+            let key = problem.object.as_ref().and_then(ObjectRef::key);
+            problem.effect != Effect::Refused
+                || key.is_none_or(|key| !come_true.contains(&(&key, problem.field.as_str())))
+        };
         let entries = problems
             .iter()
+            .filter(advance)
             .map(Entry::from)
-            .chain(self.compiler.problems().iter().map(Entry::from))
+            .chain(compiled.iter().map(Entry::from))
             .chain(self.suspects.iter().map(|file| Entry::suspect(file)))
             .collect();
         let mut report = self.report.lock();

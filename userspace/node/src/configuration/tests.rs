@@ -84,6 +84,22 @@ fn saves_become_snapshots_and_broken_files_disturb_nothing() {
 }
 
 #[test]
+fn what_makes_traffic_fail_is_told_once() {
+    let dir = Dir::new("refused");
+    dir.write(
+        "route.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web}\n\
+         spec: {hosts: [web], http: [{redirect: {uri: /x}}]}\n",
+    );
+    // A warning of the object's own text, and an error of the compiler's at the same place.
+    let report = dir.start().report().lock().clone();
+    let told: Vec<_> =
+        report.entries.iter().map(|e| (e.severity, e.field.as_str(), e.message.as_str())).collect();
+    let said = "not supported yet; requests that match are answered 503";
+    assert_eq!(told, [("error", "spec.http[0].redirect", said)]);
+}
+
+#[test]
 fn a_file_that_may_hold_policies_and_was_never_readable_closes_the_mesh() {
     let dir = Dir::new("suspect");
     dir.write("pods.yaml", &pod("one", "10.0.0.1"));

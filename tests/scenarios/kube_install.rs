@@ -1,6 +1,7 @@
-//! What the mesh may do on a cluster, exactly; that its manifests can be applied again; and that
-//! uninstalling it leaves nothing on the nodes.
+//! What the mesh may do on a cluster, exactly; that its manifests can be applied again; that
+//! uninstalling it leaves nothing on the nodes; and that it works beside Istio's definitions.
 
+mod beside;
 mod objects;
 mod traces;
 
@@ -122,7 +123,8 @@ fn least_rights_and_nothing_left_after_uninstalling() -> Result<()> {
     ensure!(ours.is_empty(), "{ours:?}");
     // And pods start without the plugin.
     mesh.apply(&app_pod("late", "shop", &mesh.node_name(1), &echo))?;
-    mesh.wait("shop", &["pod/late"], "condition=Ready", READY)
+    mesh.wait("shop", &["pod/late"], "condition=Ready", READY)?;
+    beside::istio(&mesh, &url)
 }
 
 /// The manifests can be applied again in either way, as at every upgrade: no conflict with what

@@ -105,6 +105,8 @@ impl Api {
         started.spawn(
             "kube-apiserver",
             nice("kube-apiserver")
+                // It shares two processors with what is measured: memory is cheaper here.
+                .env("GOGC", "400")
                 .args(["--etcd-servers", &etcd, "--bind-address", "127.0.0.1"])
                 .args(["--secure-port", &secure.to_string(), "--authorization-mode", "RBAC"])
                 .arg("--cert-dir")

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::source::files::SETTLE;
 use crate::source::{Change, Loader, Store, Watcher};
 
 /// Longest time from a save to the callback.
@@ -281,15 +282,19 @@ fn a_file_that_is_made_anew_is_not_missing_in_between() {
     let dir = TempDir::new();
     dir.write("a.yaml", &namespace("a", "0"));
     let bed = Bed::watch(dir.path());
+    // A test that was not given the processor in between does what it is not to show.
+    let mut longest = Duration::ZERO;
     for round in 1..=20 {
+        let begin = Instant::now();
         fs::rename(dir.path().join("a.yaml"), dir.path().join("a.yaml~")).unwrap();
         std::thread::sleep(Duration::from_millis(round % 12));
         dir.write("a.yaml", &namespace("a", &round.to_string()));
+        longest = longest.max(begin.elapsed());
         std::thread::sleep(Duration::from_millis(30));
     }
     loop {
         let (change, labels) = bed.changes.recv_timeout(SOON).expect("no change any more");
-        assert!(change.removed.is_empty(), "{change:?}");
+        assert!(change.removed.is_empty() || longest >= SETTLE, "{change:?}, {longest:?}");
         if labels == ["a=20"] {
             break;
         }

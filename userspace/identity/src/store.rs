@@ -82,8 +82,8 @@ struct Source {
     ttl: Duration,
     kept: Option<KeptCertificates>,
     trust: ArcSwap<Trust>,
-    /// Told when other roots are trusted than before.
-    other_roots: watch::Sender<()>,
+    /// When other roots than before were trusted last.
+    other_roots: watch::Sender<Option<Instant>>,
 }
 
 /// What is trusted.
@@ -179,7 +179,7 @@ impl IdentityStore {
                 ttl,
                 kept,
                 trust: ArcSwap::from_pointee(trust),
-                other_roots: watch::Sender::new(()),
+                other_roots: watch::Sender::new(None),
             }),
             slots: ArcSwap::from_pointee(Slots::default()),
             changing: Mutex::new(()),
@@ -241,7 +241,7 @@ impl IdentityStore {
         self.source.trust.store(Arc::new(Trust { roots: Some(roots), ..Trust::clone(&before) }));
         self.apply_trust();
         if others {
-            self.source.other_roots.send_replace(());
+            self.source.other_roots.send_replace(Some(Instant::now()));
         }
         Ok(())
     }
@@ -412,29 +412,39 @@ async fn renew(source: Arc<Source>, slot: Weak<Slot>) {
     }
 }
 
-/// Waits until the next attempt: sooner, when the mesh's roots change meanwhile.
-async fn wait(pause: Duration, other_roots: &mut watch::Receiver<()>) {
+/// Waits until the next attempt: sooner, when the mesh's roots change meanwhile, or have just
+/// changed, so that it may still have been the other CA that signed.
+async fn wait(pause: Duration, other_roots: &mut watch::Receiver<Option<Instant>>) {
     let mut due = Instant::now() + pause;
-    tokio::select! {
-        () = sleep_until(due) => return,
-        // The sender is of the source, which the renewal holds: it does not go.
-        _ = other_roots.changed() => {
-            let (low, high) = AFTER_ROOTS;
-            due = due.min(Instant::now() + Duration::from_secs_f64(random::factor(low, high)));
+    let just = Duration::from_secs_f64(AFTER_ROOTS.0);
+    if other_roots.borrow_and_update().is_none_or(|changed| changed.elapsed() >= just) {
+        tokio::select! {
+            () = sleep_until(due) => return,
+            // The sender is of the source, which the renewal holds: it does not go.
+            _ = other_roots.changed() => {}
         }
     }
+    due = due.min(Instant::now() + after_roots());
     sleep_until(due).await;
+}
+
+fn after_roots() -> Duration {
+    let (low, high) = AFTER_ROOTS;
+    Duration::from_secs_f64(random::factor(low, high))
 }
 
 /// Begins with the certificate that an earlier daemon kept, if it can be used; how long until it
 /// is renewed.
 fn begin(source: &Source, slot: &Weak<Slot>) -> Option<Duration> {
     let slot = slot.upgrade()?;
-    let aliases = Arc::clone(&source.trust.load().aliases);
-    let certificate = source.kept.as_ref()?.find(&slot.id, &aliases)?;
+    let trust = source.trust.load_full();
+    let certificate = source.kept.as_ref()?.find(&slot.id, &trust.aliases)?;
+    // The daemon ended between a change of the roots and the renewal that follows.
+    let other_roots = trust.roots.as_ref().is_some_and(|roots| !certificate.trust().is_of(roots));
     let life = certificate.not_after().duration_since(certificate.not_before()).ok()?;
     let left = certificate.not_after().duration_since(SystemTime::now()).ok()?;
     tracing::info!(id = %slot.id, serial = certificate.serial(), ?left, "going on with the certificate that was kept");
     slot.deliver(certificate, source);
-    Some(left.saturating_sub(life.mul_f64(random::factor(0.45, 0.55))))
+    let pause = left.saturating_sub(life.mul_f64(random::factor(0.45, 0.55)));
+    Some(if other_roots { pause.min(after_roots()) } else { pause })
 }

@@ -56,6 +56,14 @@ impl TrustBundle {
         roots.iter().try_for_each(|r| store.add(r.clone()).map_err(TrustError::BadRoot))
     }
 
+    /// Whether it has exactly these roots.
+    pub(crate) fn is_of(&self, roots: &[CertificateDer<'static>]) -> bool {
+        let mut store = RootCertStore::empty();
+        roots.iter().all(|root| store.add(root.clone()).is_ok())
+            && store.len() == self.roots.len()
+            && store.roots.iter().all(|root| self.roots.roots.contains(root))
+    }
+
     /// The same roots for other domains.
     pub(crate) fn with_domains(&self, domain: &TrustDomain, aliases: &[TrustDomain]) -> Self {
         let domains = std::iter::once(domain).chain(aliases).cloned().collect();

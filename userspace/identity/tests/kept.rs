@@ -230,9 +230,41 @@ async fn other_roots_have_certificates_renewed_within_a_minute() {
     assert!(before.iter().all(|serial| !after.contains(serial)), "{before:?} {after:?}");
     // The same ones in another order.
     both.reverse();
-    store.trust_roots(both).unwrap();
+    store.trust_roots(both.clone()).unwrap();
     pass(70).await;
     assert_eq!(asked(), 4);
+    // A pod that comes while it may still be the old CA that signs.
+    both.remove(0);
+    store.trust_roots(both.clone()).unwrap();
+    store.retain(&ids(&["c"]));
+    serial(&store, "c").await.unwrap();
+    assert_eq!(asked(), 5);
+    pass(70).await;
+    assert_eq!(asked(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_ends_before_the_renewal_makes_up_for_it() {
+    let dir = Dir::new("made-up-for");
+    let (ca, new) = (dir.ca("ca"), dir.ca("new"));
+    let store = dir.store(&ca, 24 * 3600);
+    store.trust_roots(ca.inner.roots()).unwrap();
+    store.retain(&ids(&["a"]));
+    serial(&store, "a").await.unwrap();
+    let both = [ca.inner.roots(), new.inner.roots()].concat();
+    store.trust_roots(both.clone()).unwrap();
+    drop(store);
+    let asked = || ca.asked.load(Ordering::Relaxed);
+    // Twice: once it is renewed, the roots are those that it was issued under.
+    for wanted in [2, 2] {
+        let store = dir.store(&ca, 24 * 3600);
+        store.trust_roots(both.clone()).unwrap();
+        store.retain(&ids(&["a"]));
+        serial(&store, "a").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert_eq!(asked(), wanted);
+        drop(store);
+    }
 }
 
 #[test]

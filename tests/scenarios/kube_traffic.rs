@@ -255,14 +255,14 @@ fn probed_by_the_node_alone(
     counted: &impl Fn(&str) -> Result<u64>,
 ) -> Result<()> {
     ensure!(counted("locked")? == 0, "the rules dropped a probe");
-    let before = counted("node")?;
-    eventually("probes come by the rules", READY, || {
-        Ok((counted("node")? >= before + PROBED).then_some(()))
-    })?;
     let passed = |metrics: &Metrics| {
         metrics.sum("fairlead_capture_events_total", &[("event", "passed_probe")])
     };
-    ensure!(passed(&mesh.metrics(1)?) >= PROBED as f64, "probes were not known as such");
+    let before = (counted("node")?, passed(&mesh.metrics(1)?));
+    eventually("probes come by the rules, and are known as such", READY, || {
+        let now = (counted("node")?, passed(&mesh.metrics(1)?));
+        Ok((now.0 >= before.0 + PROBED && now.1 >= before.1 + PROBED as f64).then_some(()))
+    })?;
     ensure!(counted("locked")? == 0, "the rules dropped a probe");
     let url = format!("http://{}:8080/", locked.first().context("nobody is probed")?);
     let (status, error) = verdict(mesh, ("outside", "host-2"), &url)?;

@@ -69,11 +69,14 @@ fn rules_of_the_pods_network_hold_within_a_node() -> Result<()> {
     ensure!(p.client.get("http://server:81/", &[])?.status() == 200, "8081 without the rules");
     // Nobody hears of the connections that the ways were walked with: not the application, not the
     // log, not the metrics. Of bytes there were two, one of which was refused.
+    let lines = eventually("nine lines in the log", Duration::from_secs(3), || {
+        let lines = p.mesh.log(0);
+        Ok((lines.len() >= 9).then_some(lines))
+    })?;
+    ensure!(lines.len() == 9, "{} lines of 9: {lines:?}", lines.len());
     let labels = [("reporter", "destination")];
     let opened = p.mesh.counted(&before, "istio_tcp_connections_opened_total", &labels, 1.0)?;
     ensure!(opened < 2.0, "{opened} connections were told of, the server had one");
-    let lines = p.mesh.log(0);
-    ensure!(lines.len() == 9, "{} lines of 9: {lines:?}", lines.len());
     Ok(())
 }
 

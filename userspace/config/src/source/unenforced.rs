@@ -10,6 +10,7 @@ use fairlead_api::Kind;
 use super::problem::{Effect, Severity};
 use super::sink::Sink;
 use super::tree::{Node, Value};
+use super::validate::MESH;
 
 /// Field paths by kind: `[]` stands for every item of a list, `{}` for every entry of a map; an
 /// empty path stands for the kind as a whole.
@@ -268,7 +269,9 @@ pub(crate) fn tell(kind: Kind, sink: &mut Sink<'_>) {
     for (_, pattern) in FIELDS.iter().filter(|(of, pattern)| *of == kind && !pattern.is_empty()) {
         say(Effect::NotEnforced, pattern, message, allowed);
     }
-    for (_, pattern, message) in REFUSED.iter().filter(|(of, ..)| *of == kind) {
+    // A rule that has no effect within the mesh refuses nothing there; validation says that it has none.
+    let idle = kind == Kind::VirtualService && !is_for_mesh(node);
+    for (_, pattern, message) in REFUSED.iter().filter(|(of, ..)| *of == kind && !idle) {
         say(Effect::Refused, pattern, message, "");
     }
     for (_, pattern, message) in PARTLY.iter().filter(|(of, ..)| *of == kind) {
@@ -289,6 +292,14 @@ pub(crate) fn tell(kind: Kind, sink: &mut Sink<'_>) {
         let line = (node.line != 0).then_some(node.line);
         sink.put(severity, Effect::NotEnforced, String::new(), line, message, allowed);
     }
+}
+
+/// Whether a VirtualService is about traffic within the mesh: `mesh` is among its gateways, where it
+/// has some.
+fn is_for_mesh(rule: &Node<'_>) -> bool {
+    let gateways = rule.get("spec").and_then(|spec| spec.get("gateways"));
+    let gateways = gateways.map_or(&[][..], Node::items);
+    gateways.is_empty() || gateways.iter().any(|name| name.as_str() == Some(MESH))
 }
 
 /// What is said of a part of a policy that has no effect yet.

@@ -455,6 +455,14 @@ fn values_without_effect_are_told() {
         .flat_map(|kind| crate::source::partly_enforced(kind).map(move |(path, _)| (kind, path)))
         .collect();
     assert_eq!(shown, listed, "each has its example here");
+    // A rule for other gateways refuses nothing within the mesh.
+    let mut other = http("redirect", json!({"authority": "b"}));
+    assert!(
+        problems(Kind::VirtualService, "v1", &other).iter().any(|p| p.effect == Effect::Refused)
+    );
+    other["gateways"] = json!(["g"]);
+    let found = problems(Kind::VirtualService, "v1", &other);
+    assert_eq!(found.iter().map(|p| p.effect).max(), Some(Effect::NotEnforced), "{found:?}");
     // What has its effect is not told.
     for spec in [
         json!({"hosts": ["a"], "gateways": ["mesh"], "http": route}),

@@ -47,7 +47,7 @@ pub(super) use service::service;
 pub(super) use service_entry::service_entry;
 pub(super) use sidecar::sidecar;
 pub(super) use telemetry::telemetry;
-pub(super) use virtual_service::virtual_service;
+pub(super) use virtual_service::{MESH, virtual_service};
 pub(super) use workload_entry::workload_entry;
 pub(super) use workload_group::workload_group;
 

@@ -11,7 +11,7 @@ use crate::source::sink::Sink;
 use crate::source::unenforced::NOT_ENFORCED;
 
 /// A name that means all traffic within the mesh, in `gateways`.
-const MESH: &str = "mesh";
+pub(in super::super) const MESH: &str = "mesh";
 
 pub(in super::super) fn virtual_service(object: &VirtualService, sink: &mut Sink<'_>) {
     let (root, spec) = (Path::Root, &object.spec);

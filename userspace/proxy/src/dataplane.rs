@@ -122,7 +122,10 @@ impl DataPlane {
         for listener in to_pod {
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
             let stop = pod.stop.subscribe();
-            self.accept(accept::run(listener, stop, move |tcp, _| {
+            self.accept(accept::run(listener, stop, move |tcp, peer| {
+                if shared.walks.meets(&tcp, peer) {
+                    return; // This node asks whether there is a way, and nothing else.
+                }
                 tokio::spawn(inbound::serve(shared.clone(), pod.clone(), tcp));
             }));
         }

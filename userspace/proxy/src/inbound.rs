@@ -96,9 +96,6 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
     let Ok((local, peer)) = l4::addresses(&tcp) else {
         return; // It was gone before it could be looked at.
     };
-    if shared.walks.take(peer.port(), local) {
-        return; // This node asks whether there is a way, and nothing else.
-    }
     let receiver = Receiver { shared: Arc::clone(&shared), pod: Arc::clone(&pod) };
     let snapshot = shared.snapshots.load();
     let inbound = snapshot.inbound.get(&pod.id).cloned();

@@ -207,8 +207,10 @@ async fn connect(
         name_endpoint(outgoing, snapshot, &chosen, report);
         let attempt = async {
             let way = outgoing.caller.way(snapshot, choice, &chosen)?;
+            let timeout = choice.connect_timeout();
             let local = match &way {
-                Way::Local { inbound, .. } => {
+                Way::Local { pod, inbound } => {
+                    outgoing.caller.reachable(pod, chosen.addr, timeout).await?;
                     report.parties.sides = Sides::Both;
                     report.parties.verified = Some(outgoing.caller.workload.identity.clone());
                     Some(Arc::clone(inbound))
@@ -229,7 +231,6 @@ async fn connect(
             } else {
                 report.entry.unguard();
             }
-            let timeout = choice.connect_timeout();
             tokio::select! {
                 connected = outgoing.caller.connect(&way, chosen.addr, timeout, service) => connected,
                 cut = report.entry.until_cut() => Err(Failure {

@@ -17,41 +17,54 @@ use arc_swap::ArcSwap;
 use fairlead_types::{NetnsCookie, Refusal};
 use parking_lot::Mutex;
 use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::path::{Found, Known, Path, Walk};
-use crate::reach::{Caller, Failure};
+use crate::reach::{self, Caller, Failure};
 use crate::sock;
 use crate::state::Pod;
 use crate::transport::limits;
 
 /// Ways that are remembered of a pod at most; beyond it the memory starts anew.
 const WAYS_MAX: usize = 1024;
-/// From so many connections on, those that nobody has met are looked for: they went to a pod that
-/// had just left the mesh.
-const WALKS_SWEPT: usize = 1024;
-/// After so long a time nobody will meet them.
+/// A connection that a way is walked with is met at once, or never: it went to a pod that had just
+/// left the mesh, or broke before it was accepted.
 const WALK_MET: Duration = Duration::from_secs(5);
 
 /// A pod and an address of it: another pod that gets the address is reached by another way.
 type End = (NetnsCookie, SocketAddr);
 
+type Paths = HashMap<End, Arc<Path>, foldhash::fast::RandomState>;
+
 /// The ways from a pod to others of its node that it has used lately.
 #[derive(Default)]
-pub(crate) struct Ways(ArcSwap<HashMap<End, Arc<Path>, foldhash::fast::RandomState>>);
+pub(crate) struct Ways {
+    open: ArcSwap<Paths>,
+    /// Those that are walked for the first time: however many connections wait, one walks.
+    first: Mutex<HashMap<End, Arc<First>>>,
+}
+
+/// A way that is walked for the first time.
+#[derive(Default)]
+struct First {
+    walking: tokio::sync::Mutex<()>,
+    /// The last that came to nothing: those who waited for it share its outcome.
+    failed: Mutex<Option<(Instant, Arc<io::Error>)>>,
+}
 
 impl Ways {
     fn known(&self, end: &End) -> Known {
-        self.0.load().get(end).map_or(Known::Stale, |path| path.known(Instant::now()))
+        self.open.load().get(end).map_or(Known::Stale, |path| path.known(Instant::now()))
     }
 
     fn walk(&self, end: &End) -> Option<Walk> {
-        self.0.load().get(end)?.walk()
+        self.open.load().get(end)?.walk()
     }
 
     fn opened(&self, end: End) {
         let now = Instant::now();
-        self.0.rcu(|ways| {
+        self.open.rcu(|ways| {
             let mut ways = HashMap::clone(ways);
             if ways.len() >= WAYS_MAX {
                 ways.retain(|_, path| path.known(now) != Known::Stale);
@@ -65,11 +78,62 @@ impl Ways {
     }
 
     fn closed(&self, end: &End) {
-        self.0.rcu(|ways| {
+        self.open.rcu(|ways| {
             let mut ways = HashMap::clone(ways);
             ways.remove(end);
             ways
         });
+    }
+
+    fn first_of(&self, end: End) -> Arc<First> {
+        Arc::clone(self.first.lock().entry(end).or_default())
+    }
+
+    /// Walks a way that is not known with `step`, or waits for somebody who does.
+    async fn first<F>(&self, end: End, step: impl FnOnce() -> F) -> Result<(), Arc<io::Error>>
+    where
+        F: Future<Output = io::Result<()>>,
+    {
+        let since = Instant::now();
+        let waiting = Waiting { ways: self, end, first: self.first_of(end) };
+        let first = &waiting.first;
+        let _walking = first.walking.lock().await;
+        if self.known(&end) != Known::Stale {
+            return Ok(());
+        }
+        if let Some((when, error)) = &*first.failed.lock()
+            && *when >= since
+        {
+            return Err(Arc::clone(error));
+        }
+        match step().await {
+            Ok(()) => {
+                self.opened(end);
+                Ok(())
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                *first.failed.lock() = Some((Instant::now(), Arc::clone(&error)));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A connection that waits for a way to be walked for the first time.
+struct Waiting<'w> {
+    ways: &'w Ways,
+    end: End,
+    first: Arc<First>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut all = self.ways.first.lock();
+        // The map's and this one: nobody else is to be told what came of it.
+        if Arc::strong_count(&self.first) <= 2 {
+            all.remove(&self.end);
+        }
     }
 }
 
@@ -84,24 +148,26 @@ pub(crate) struct Walks {
 
 impl Walks {
     fn begin(&self, port: u16, to: SocketAddr) {
-        let now = Instant::now();
         let mut begun = self.begun.lock();
-        if begun.len() >= WALKS_SWEPT {
-            begun.retain(|_, when| now.duration_since(*when) < WALK_MET);
-        }
-        begun.insert((port, to), now);
+        begun.insert((port, to), Instant::now());
         self.count.store(begun.len(), Ordering::Release);
     }
 
-    /// Whether a connection from this port is one of them.
-    pub(crate) fn take(&self, port: u16, to: SocketAddr) -> bool {
-        if self.count.load(Ordering::Acquire) == 0 {
-            return false;
-        }
+    /// Whether a connection that a listener took is one of them. `peer`: as accept(2) told it; the
+    /// socket may not know any more.
+    pub(crate) fn meets(&self, tcp: &TcpStream, peer: SocketAddr) -> bool {
+        self.count.load(Ordering::Acquire) != 0
+            && tcp.local_addr().is_ok_and(|to| {
+                self.take(peer.port(), SocketAddr::new(to.ip().to_canonical(), to.port()))
+            })
+    }
+
+    fn take(&self, port: u16, to: SocketAddr) -> bool {
         let mut begun = self.begun.lock();
-        let taken = begun.remove(&(port, to));
+        let taken = begun.remove(&(port, to)).is_some_and(|when| when.elapsed() < WALK_MET);
+        begun.retain(|_, when| when.elapsed() < WALK_MET);
         self.count.store(begun.len(), Ordering::Release);
-        taken.is_some_and(|when| when.elapsed() < WALK_MET)
+        taken
     }
 }
 
@@ -131,48 +197,45 @@ impl Caller {
     }
 
     async fn first(&self, end: End, timeout: Duration) -> Result<(), Failure> {
-        match self.step(end.1, timeout.min(limits::CONNECT_TIMEOUT)).await {
-            Found::Open => {
-                self.pod.ways.opened(end);
-                Ok(())
+        let (pod, to) = (&self.pod, end.1);
+        let step = || self.step(to, timeout.min(limits::CONNECT_TIMEOUT));
+        pod.ways.first(end, step).await.map_err(|error| {
+            if is_ours(&error) {
+                return Failure::io(to, &error);
             }
-            Found::Closed(reason) | Found::Unclear(reason) => Err(Failure::new(
-                Refusal::Connect,
-                format!(
-                    "the pods' network lets nobody from {} to {}: {reason}",
-                    self.pod.id, end.1
-                ),
-                true,
-            )),
-        }
+            let reason = format!("the pods' network lets nobody from {} to {to}: {error}", pod.id);
+            Failure::new(Refusal::Connect, reason, true)
+        })
     }
 
     /// Walks once.
-    async fn step(&self, to: SocketAddr, timeout: Duration) -> Found {
-        let socket = self.pod.port.outbound_socket(to).and_then(|s| Ok((port_of(&s, to)?, s)));
-        let (port, socket) = match socket {
-            Ok(made) => made,
-            Err(error) => return Found::Unclear(error.to_string()),
-        };
+    async fn step(&self, to: SocketAddr, timeout: Duration) -> io::Result<()> {
+        let socket = self.pod.port.outbound_socket(to)?;
+        let port = port_of(&socket, to)?;
         // Before it leaves, or it might be met before anybody knows what it is.
         let walks = &self.shared.walks;
         walks.begin(port, to);
-        match sock::connect(socket, to, timeout).await {
-            Ok(stream) => {
-                sock::reset(stream);
-                Found::Open
-            }
+        let connected = sock::connect(socket, to, timeout).await;
+        match connected {
+            Ok(stream) => sock::reset(stream),
             Err(error) => {
                 walks.take(port, to);
-                Found::Closed(error.to_string())
+                return Err(error);
             }
         }
+        Ok(())
     }
 }
 
 /// The way has been open, and is walked again beside what goes on.
 async fn again(caller: Caller, end: End, walk: Walk) {
-    let step = || caller.step(end.1, limits::CONNECT_TIMEOUT);
+    let step = || async {
+        match caller.step(end.1, limits::CONNECT_TIMEOUT).await {
+            Ok(()) => Found::Open,
+            Err(error) if is_ours(&error) => Found::Unclear(error.to_string()),
+            Err(error) => Found::Closed(error.to_string()),
+        }
+    };
     if let Err(reason) = walk.again(step).await {
         tracing::info!(
             from = %caller.pod.id, to = %end.1, reason,
@@ -180,6 +243,12 @@ async fn again(caller: Caller, end: End, walk: Walk) {
         );
         caller.pod.ways.closed(&end);
     }
+}
+
+/// Whether an error is this node's, and says nothing of the network.
+fn is_ours(error: &io::Error) -> bool {
+    reach::is_shortage(error)
+        || matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 /// The port that a socket will connect from.
@@ -223,7 +292,7 @@ mod tests {
         let ways = Ways::default();
         for pod in 0..3 * WAYS_MAX as u64 {
             ways.opened(end(pod, 80));
-            assert!(ways.0.load().len() <= WAYS_MAX);
+            assert!(ways.open.load().len() <= WAYS_MAX);
             assert_eq!(ways.known(&end(pod, 80)), Known::Fresh);
         }
     }
@@ -242,11 +311,39 @@ mod tests {
     fn walks_that_nobody_met_are_forgotten() {
         let (walks, to) = (Walks::default(), end(1, 80).1);
         let before = Instant::now().checked_sub(WALK_MET).unwrap();
-        for port in 0..WALKS_SWEPT as u16 {
+        for port in 0..100 {
             walks.begun.lock().insert((port, to), before);
         }
         walks.begin(4000, to);
-        assert_eq!(walks.begun.lock().len(), 1);
         assert!(!walks.take(1, to));
+        assert_eq!(walks.begun.lock().len(), 1);
+        assert!(walks.take(4000, to));
+        assert_eq!(walks.count.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn however_many_wait_one_walks() {
+        let ways = Ways::default();
+        let walked = AtomicUsize::new(0);
+        let walk = |error: Option<io::ErrorKind>| {
+            let walked = &walked;
+            move || async move {
+                walked.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                error.map_or(Ok(()), |kind| Err(kind.into()))
+            }
+        };
+        let refused = walk(Some(io::ErrorKind::ConnectionRefused));
+        let (a, b) = tokio::join!(ways.first(end(1, 80), refused), ways.first(end(1, 80), refused));
+        assert!(a.is_err() && b.is_err());
+        assert_eq!(walked.load(Ordering::Relaxed), 1);
+        assert!(ways.first.lock().is_empty());
+        // Whoever comes later asks again.
+        let (a, b) =
+            tokio::join!(ways.first(end(1, 80), walk(None)), ways.first(end(1, 80), walk(None)));
+        assert!(a.is_ok() && b.is_ok());
+        assert_eq!(walked.load(Ordering::Relaxed), 2);
+        assert_eq!(ways.known(&end(1, 80)), Known::Fresh);
+        assert!(ways.first.lock().is_empty());
     }
 }

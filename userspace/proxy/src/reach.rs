@@ -1,7 +1,8 @@
 //! How an endpoint is reached from a pod of this node, and connecting to it.
 //!
 //! An enrolled destination is reached through the mesh or not at all: on this node directly into
-//! its namespace, after its own authorization and where the pods' network lets one ([`crate::near`]), on another one by the transport. Plaintext is for
+//! its namespace, after its own authorization and where the pods' network lets one there
+//! ([`crate::near`]); on another one by the transport. Plaintext is for
 //! destinations that are not in the mesh, and for ports that a pod keeps out of it.
 
 use std::io;
@@ -87,11 +88,7 @@ impl Failure {
 
     /// A system call that failed.
     pub(crate) fn io(to: SocketAddr, error: &io::Error) -> Self {
-        let class = match error.raw_os_error() {
-            // EMFILE, ENFILE, ENOMEM, ENOBUFS: this node's shortage.
-            Some(24 | 23 | 12 | 105) => Refusal::Overload,
-            _ => Refusal::Connect,
-        };
+        let class = if is_shortage(error) { Refusal::Overload } else { Refusal::Connect };
         Self::new(class, format!("connecting to {to}: {error}"), true)
     }
 }
@@ -221,7 +218,8 @@ impl Caller {
         )))
     }
 
-    /// Connects for bytes. Authorization of a local destination comes first.
+    /// Connects for bytes. Authorization of a local destination comes first; whether the pods' network
+    /// lets one there ([`Caller::reachable`]) has been asked before.
     pub(crate) async fn connect(
         &self,
         way: &Way,
@@ -231,7 +229,6 @@ impl Caller {
     ) -> Result<Upstream, Failure> {
         match way {
             Way::Local { pod, inbound } => {
-                self.reachable(pod, to, timeout).await?;
                 authorize(inbound, &self.facts(to))?;
                 let stream = deliver(pod, self.client_for(to), to, timeout).await?;
                 Ok(Upstream::Tcp(stream))
@@ -282,6 +279,12 @@ impl Caller {
             service: service.and_then(|s| HeaderValue::from_str(s).ok()),
         }
     }
+}
+
+/// Whether this node lacks what a connection takes.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    // EMFILE, ENFILE, ENOMEM, ENOBUFS.
+    matches!(error.raw_os_error(), Some(24 | 23 | 12 | 105))
 }
 
 fn plain(tls: &UpstreamTls, to: SocketAddr) -> Result<Way, Failure> {

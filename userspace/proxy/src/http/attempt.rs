@@ -172,10 +172,10 @@ async fn one(
     exchange.endpoint = Some(chosen);
     match way? {
         Way::Local { pod, inbound } => {
+            caller.reachable(&pod, addr, timeout).await?;
             exchange.parties.sides = Sides::Both;
             exchange.parties.verified = Some(caller.workload.identity.clone());
             let facts = caller.facts(addr);
-            caller.reachable(&pod, addr, timeout).await?;
             arrive::deliver_local(&pod, &inbound, &facts, http2, timeout, request).await
         }
         Way::Plain => {

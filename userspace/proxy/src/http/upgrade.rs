@@ -129,10 +129,10 @@ async fn ask(
     let timeout = choice.connect_timeout();
     match way {
         Way::Local { pod, inbound } => {
+            caller.reachable(&pod, addr, timeout).await?;
             exchange.parties.sides = Sides::Both;
             exchange.parties.verified = Some(caller.workload.identity.clone());
             let facts = caller.facts(addr);
-            caller.reachable(&pod, addr, timeout).await?;
             arrive::authorize(&inbound, &facts, &request).map_err(TryError::last)?;
             guard(&caller.shared, snapshot, &inbound, &facts, &request, live)
                 .map_err(TryError::last)?;

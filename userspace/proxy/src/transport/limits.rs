@@ -68,12 +68,13 @@ pub const BULK: u64 = 8 * 1024 * 1024;
 pub const BULK_WITHIN: Duration = Duration::from_secs(1);
 /// With so many sessions to a destination, bulk streams share theirs after all.
 pub const BULK_SESSIONS: usize = 8;
-/// While new streams come, the way to their destination is walked again when so much time has
-/// passed, and up to [`PATH_SPREAD`] more.
+/// While new streams come, or new connections to another pod of the node, the way to their
+/// destination is walked again when so much time has passed, and up to [`PATH_SPREAD`] more.
 pub const PATH_DUE: Duration = Duration::from_secs(20);
 /// See [`PATH_DUE`].
 pub const PATH_SPREAD: Duration = Duration::from_secs(10);
-/// After so long a time without success, no new stream goes over sessions from before.
+/// After so long a time without success, no new stream goes over sessions from before, and no new
+/// connection within the node.
 pub const PATH_STALE: Duration = Duration::from_secs(90);
 /// So many times in a row nothing answers at a destination, or it refuses, before that counts.
 pub const PATH_ATTEMPTS: usize = 2;

@@ -6,12 +6,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use fairlead_tests::client::last_json;
 use fairlead_tests::cluster::{Cluster, ClusterOptions, app_pod};
-use fairlead_tests::eventually;
+use fairlead_tests::{Load, eventually};
+use serde_json::Value;
 
+use crate::common::seconds;
 use crate::kube::{READY, SYSTEM};
 
 const NAMESPACE: &str = "mesh";
+/// Seconds of requests between two looks, while the controller is away.
+const PIECE: u64 = 10;
 
 fn manifests(cluster: &Cluster) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
@@ -32,6 +37,39 @@ fn manifests(cluster: &Cluster) -> Result<()> {
 /// What the daemon of a node says of itself.
 fn ready(cluster: &Cluster, node: usize) -> Result<String> {
     cluster.on_node(node, &["curl", "-s", "http://127.0.0.1:15020/ready"])
+}
+
+/// The certificates of both nodes, by their serial numbers.
+fn serials(cluster: &Cluster) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for node in 1..=2 {
+        let told = cluster.on_node(node, &["curl", "-s", "http://127.0.0.1:15000/certs"])?;
+        let told: Value = serde_json::from_str(&told)?;
+        for certificate in told["certificates"].as_array().context("no certificates")? {
+            all.push(certificate["serial"].as_str().context("no certificate")?.to_owned());
+        }
+    }
+    Ok(all)
+}
+
+/// New connections over the time that is asked for: every request is answered, with the certificates
+/// that there are.
+fn goes_on(cluster: &Cluster, url: &str) -> Result<()> {
+    let (had, wanted) = (serials(cluster)?, seconds(PIECE));
+    let (mut requests, mut over) = (0, 0);
+    while over < wanted {
+        let piece = PIECE.to_string();
+        let program = "/usr/local/bin/fairlead-apps";
+        let args = [program, "load", url, "-d", &piece, "-r", "20", "-c", "2", "--fresh"];
+        let load = Load(last_json(&cluster.exec(NAMESPACE, "client", &args)?)?);
+        let count = load.count("requests");
+        ensure!(count > 0 && load.status(200) == count, "after {over} s: {}", load.0);
+        requests += count;
+        over += PIECE;
+    }
+    ensure!(serials(cluster)? == had, "other certificates, and nobody to issue them");
+    eprintln!("{requests} requests in {over} s without the controller, none failed");
+    Ok(())
 }
 
 #[test]
@@ -117,6 +155,9 @@ fn nodes_go_on_without_the_controller_and_across_restarts() -> Result<()> {
     let reply = cluster.get(NAMESPACE, "client", &format!("http://{ip}/"), &[])?;
     let xfcc = reply.seen("x-forwarded-client-cert").unwrap_or_default();
     ensure!(xfcc.contains(&format!("/ns/{NAMESPACE}/sa/default")), "no mTLS: {xfcc:?}");
+
+    goes_on(&cluster, &format!("http://{ip}/"))?;
+    ensure!(status("/secret")? == 403, "the policy was lost in time");
 
     // And it comes back.
     scale("--replicas=1")?;

@@ -9,7 +9,7 @@ use crate::tools;
 use crate::workspace::heading;
 
 /// Scenarios that take their length from `FAIRLEAD_SOAK_SECONDS`.
-const LONG: &[&str] = &["rotation_under", "race::first", "churn::", "many_idle"];
+const LONG: &[&str] = &["rotation_under", "race::first", "churn::", "many_idle", "kube_source::"];
 
 /// Scenarios on a cluster that do more where it is set, and how much: they take as long as that
 /// takes.
@@ -25,6 +25,7 @@ const MORE: &[(&str, &str)] = &[
 /// Examples:
 ///   cargo xtask soak --for 10m
 ///   cargo xtask soak --for 2h --filter rotation
+///   cargo xtask soak --for 1h --filter kube_source   # on a cluster: an hour without the controller
 ///   cargo xtask soak --filter kube_workloads   # on a cluster: 500 Jobs
 ///   cargo xtask soak --filter kube_enrolment   # 1,000 pods whose first act is connect()
 ///   cargo xtask soak --filter kube_failures    # five boots of a node with 200 pods on it
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_length_is_shared_by_what_goes_by_time() {
-        let all = parts(Duration::from_secs(400), None).unwrap();
+        let all = parts(Duration::from_secs(500), None).unwrap();
         assert_eq!(all.len(), LONG.len() + MORE.len());
         assert_eq!(all.iter().filter(|part| part.seconds == 100).count(), LONG.len());
         // Anything but nothing makes the others do more.

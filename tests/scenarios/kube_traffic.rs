@@ -153,8 +153,8 @@ fn imitations_of_probes_are_refused(mesh: &KubeMesh) -> Result<()> {
     // No connection can come of it: the answer goes to the node. But where the node lets its own
     // addresses in, the SYN comes to the pod, and has to be taken for a stranger's and not for a probe.
     let lets_in = |how: u8| {
-        let sysctl = format!("net.ipv4.conf.all.accept_local={how}");
-        mesh.on_node(1, &["sysctl", "-qw", &sysctl]).map(drop)
+        let script = format!("echo {how} >/proc/sys/net/ipv4/conf/all/accept_local");
+        mesh.on_node(1, &["sh", "-c", &script]).map(drop)
     };
     let captured = || -> Result<f64> {
         let labels = [("event", "captured_inbound")];

@@ -194,9 +194,17 @@ struct Stopped<'a> {
 
 impl<'a> Stopped<'a> {
     fn new(cluster: &'a Cluster) -> Result<Self> {
-        // The oldest: probes are processes of the same program.
-        let pid = cluster.on_node(1, &["pgrep", "-o", "-x", "fairlead-node"])?;
-        let this = Self { cluster, pid: pid.trim().to_owned() };
+        // Probes are processes of the same program.
+        let script = "for p in /proc/[0-9]*; do \
+                      [ \"$(cat $p/comm 2>/dev/null)\" = fairlead-node ] || continue; \
+                      tr '\\0' ' ' <$p/cmdline | grep -q ' --controller=' && echo ${p#/proc/}; \
+                      done 2>/dev/null; true";
+        let pids = cluster.on_node(1, &["sh", "-c", script])?;
+        let mut lines = pids.lines();
+        let (Some(pid), None) = (lines.next(), lines.next()) else {
+            anyhow::bail!("not one daemon: {pids:?}");
+        };
+        let this = Self { cluster, pid: pid.to_owned() };
         cluster.on_node(1, &["kill", "-STOP", &this.pid])?;
         Ok(this)
     }

@@ -205,13 +205,19 @@ impl<'a> Stopped<'a> {
             anyhow::bail!("not one daemon: {pids:?}");
         };
         let this = Self { cluster, pid: pid.to_owned() };
-        cluster.on_node(1, &["kill", "-STOP", &this.pid])?;
+        this.signal("STOP")?;
         Ok(this)
+    }
+
+    /// By the shell: a program for that is not on every Debian.
+    fn signal(&self, name: &str) -> Result<()> {
+        let script = format!("kill -{name} {}", self.pid);
+        self.cluster.on_node(1, &["sh", "-c", &script]).map(drop)
     }
 }
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        let _ = self.cluster.on_node(1, &["kill", "-CONT", &self.pid]);
+        let _ = self.signal("CONT");
     }
 }

@@ -46,7 +46,8 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
         || is_delivery_source(&source)
         || source == target;
     if inside {
-        if port == pod.inbound_v4 || port == pod.inbound_v6 {
+        // The listeners of the other family may have the same ports.
+        if port == (if is_v6(lookup) { pod.inbound_v6 } else { pod.inbound_v4 }) {
             count(Counter::RefusedDirectInbound);
             return SK_DROP;
         }

@@ -134,7 +134,6 @@ fn cut_off(controller: &Controller<'_>) -> Result<()> {
         let errors = controller.series("fairlead_controller_watch_errors_total")?;
         errors.context("nothing is told of errors")
     };
-    let (before, lists, failed) = (now()?, relists()?, errors()?);
     // What is there goes when the API server dies, and nothing new comes about.
     nft(
         cluster,
@@ -145,7 +144,11 @@ fn cut_off(controller: &Controller<'_>) -> Result<()> {
         ),
     )?;
     cluster.restart(Component::Apiserver)?;
+    // Counted from here: an API server that came back a moment ago (as before this) may have been
+    // asked for lists until it died, as it no longer knew the versions of before.
+    let failed = errors()?;
     eventually("the controller notices", SOON, || Ok((errors()? > failed).then_some(())))?;
+    let (before, lists) = (now()?, relists()?);
     cluster.kubectl(&["delete", "virtualservice", "-n", "mesh", "one"])?;
     let patch = "{\"spec\": {\"hosts\": [\"two\", \"two.example.org\"]}}";
     cluster.kubectl(&[

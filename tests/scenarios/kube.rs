@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use fairlead_identity::ca::CaSet;
 use fairlead_tests::cluster::{Cluster, ClusterOptions};
 use fairlead_tests::eventually;
+use serde_json::Value;
 
 /// The controller's namespace.
 pub(crate) const SYSTEM: &str = "fairlead-system";
@@ -119,6 +120,20 @@ pub(crate) fn counter(cluster: &Cluster, name: &str, label: &str) -> Result<f64>
             .sum::<f64>();
     }
     Ok(sum)
+}
+
+/// What a node's daemon was told by CNI's ADD, before each pod's first process ran.
+pub(crate) fn given(cluster: &Cluster, node: usize) -> Result<Vec<Value>> {
+    let kept = cluster.on_node(node, &["cat", "/run/fairlead/cni.addresses.json"])?;
+    let kept: Value = serde_json::from_str(&kept)?;
+    kept.as_array().cloned().context("no list")
+}
+
+/// Which pods of the mesh's namespace there are, as `more` picks them, and how often their containers
+/// were started.
+pub(crate) fn starts(cluster: &Cluster, more: &[&str]) -> Result<String> {
+    let path = "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}\n{end}";
+    cluster.kubectl(&[&["get", "pods", "-n", SYSTEM, "-o", path], more].concat())
 }
 
 /// Own roots of a mesh, as people put them there for Istio.

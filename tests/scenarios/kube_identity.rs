@@ -27,7 +27,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::body::Body;
 
 use crate::kube::{
-    Forward, READY, SYSTEM, cacerts, cluster_with_controller, counter, idle_pod, token,
+    Forward, READY, SYSTEM, cacerts, cluster_with_controller, counter, idle_pod, starts, token,
 };
 
 const NAME: &str = "fairlead-controller.fairlead-system.svc";
@@ -286,7 +286,8 @@ async fn a_daemon_that_is_gone(world: &World) -> Result<()> {
 /// Own roots are put there (Istio's `cacerts`) while certificates are fetched and handshakes made
 /// all the time: not one fails, nothing is restarted, and new ones verify with the new chain.
 async fn another_ca(world: &World) -> Result<()> {
-    let restarts = restarts(&world.cluster)?;
+    let controllers = ["-l", "app=fairlead-controller"];
+    let before = starts(&world.cluster, &controllers)?;
     let one = world.node(1)?;
     let theirs = CaSet::generate(&"cluster.local".parse()?)?;
     let old = issue(&one, REVIEWS).await?;
@@ -316,7 +317,7 @@ async fn another_ca(world: &World) -> Result<()> {
     let switched = switched.context("the new CA never signed")?;
     eprintln!("{rounds} rounds without an error; the new CA signed after {switched:?}");
     ensure!(world.roots()?.len() == 2, "both roots are published to nodes");
-    ensure!(restarts == self::restarts(&world.cluster)?, "something was restarted");
+    ensure!(before == starts(&world.cluster, &controllers)?, "something was restarted");
     // The old root goes: what is left verifies with the new one alone, and the old does not.
     world.cluster.kubectl(&["delete", "secret", "-n", SYSTEM, "fairlead-ca-secret"])?;
     let fresh = eventually_async(async || {
@@ -339,10 +340,4 @@ async fn eventually_async<T>(attempt: impl AsyncFn() -> Result<T>) -> Result<T> 
             other => return other,
         }
     }
-}
-
-/// Which containers run, and how often they were started.
-fn restarts(cluster: &Cluster) -> Result<String> {
-    let path = "jsonpath={range .items[*]}{.metadata.uid} {.status.containerStatuses[*].restartCount}\n{end}";
-    cluster.kubectl(&["get", "pods", "-n", SYSTEM, "-l", "app=fairlead-controller", "-o", path])
 }

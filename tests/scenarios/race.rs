@@ -8,7 +8,7 @@ use fairlead_tests::client::last_json;
 use fairlead_tests::wire::Tolerated;
 use fairlead_tests::{Mesh, PodSpec, daemon};
 
-use crate::common::{echo_args, heavy, seconds, service};
+use crate::common::{echo_args, heavy, seconds, service, while_busy};
 
 const MARKER: &str = "MARKER-first-act";
 
@@ -36,53 +36,48 @@ fn first_acts_are_captured_or_refused_while_the_daemon_dies() -> Result<()> {
     let capture = mesh.capture()?;
     let decided = || daemon::metrics(&mesh.node(0).netns).map(|metrics| metrics.decided());
     let before = decided()?;
-    // Every processor is busy with something else.
     let stop = std::sync::atomic::AtomicBool::new(false);
     let relaxed = std::sync::atomic::Ordering::Relaxed;
     let (mut carried, mut refused) = (0_u64, 0_u64);
     let until = Instant::now() + Duration::from_secs(seconds(0));
-    let kills = std::thread::scope(|scope| -> Result<usize> {
-        for _ in 0..std::thread::available_parallelism().map_or(2, std::num::NonZero::get) {
-            scope.spawn(|| {
+    let under_fire = || {
+        std::thread::scope(|scope| -> Result<usize> {
+            let killer = scope.spawn(|| -> Result<usize> {
+                let mut kills = 0;
                 while !stop.load(relaxed) {
-                    std::hint::spin_loop();
+                    std::thread::sleep(Duration::from_millis(700));
+                    mesh.kill_daemon(0)?;
+                    kills += 1;
+                    std::thread::sleep(Duration::from_millis(150));
+                    mesh.spawn_daemon(0)?;
                 }
+                Ok(kills)
             });
-        }
-        let killer = scope.spawn(|| -> Result<usize> {
-            let mut kills = 0;
-            while !stop.load(relaxed) {
-                std::thread::sleep(Duration::from_millis(700));
-                mesh.kill_daemon(0)?;
-                kills += 1;
-                std::thread::sleep(Duration::from_millis(150));
-                mesh.spawn_daemon(0)?;
-            }
-            Ok(kills)
-        });
-        let mut work = || -> Result<()> {
-            let mut n = 0;
-            while n < STARTS || Instant::now() < until {
-                let pod = &pods[n % pods.len()];
-                let told = last_json(&pod.run(&["connect-first", &to, MARKER])?)?;
-                let received = told["received"].as_str().unwrap_or_default();
-                if received.contains("hello") {
-                    carried += 1;
-                } else {
-                    refused += 1;
+            let mut work = || -> Result<()> {
+                let mut n = 0;
+                while n < STARTS || Instant::now() < until {
+                    let pod = &pods[n % pods.len()];
+                    let told = last_json(&pod.run(&["connect-first", &to, MARKER])?)?;
+                    let received = told["received"].as_str().unwrap_or_default();
+                    if received.contains("hello") {
+                        carried += 1;
+                    } else {
+                        refused += 1;
+                    }
+                    n += 1;
                 }
-                n += 1;
-            }
-            Ok(())
-        };
-        let outcome = work();
-        stop.store(true, relaxed);
-        let kills = killer.join().map_err(|_| anyhow::anyhow!("the killer panicked"))??;
-        eprintln!("{carried} carried, {refused} refused, {kills} kills");
-        outcome?;
-        ensure!(kills > 2, "only {kills} kills");
-        Ok(kills)
-    })?;
+                Ok(())
+            };
+            let outcome = work();
+            stop.store(true, relaxed);
+            let kills = killer.join().map_err(|_| anyhow::anyhow!("the killer panicked"))??;
+            eprintln!("{carried} carried, {refused} refused, {kills} kills");
+            outcome?;
+            ensure!(kills > 2, "only {kills} kills");
+            Ok(kills)
+        })
+    };
+    let kills = while_busy(under_fire)?;
     // Each first act was seen by the kernel programs, also where its SYN came to nothing.
     mesh.wait_ready(0)?;
     let decided = decided()? - before;

@@ -12,10 +12,9 @@ use fairlead_tests::eventually;
 use serde_json::{Value, json};
 
 use super::{CONFLIST, READY};
+use crate::kube;
 
 const PLUGIN: &str = "/opt/cni/bin/fairlead-cni";
-/// What the daemon was told by ADD.
-const GIVEN: &str = "/run/fairlead/cni.addresses.json";
 /// The plugin gives up a daemon that does not answer after 3 s, with room for a busy machine.
 const BOUND: Duration = Duration::from_secs(6);
 
@@ -87,8 +86,7 @@ pub(super) fn check_status_and_gc(cluster: &Cluster) -> Result<()> {
 }
 
 fn given(cluster: &Cluster) -> Result<Vec<Value>> {
-    let kept: Value = serde_json::from_str(&cluster.on_node(1, &["cat", GIVEN])?)?;
-    let mut kept = kept.as_array().cloned().context("no list")?;
+    let mut kept = kube::given(cluster, 1)?;
     kept.sort_by_key(|kept| kept["container_id"].to_string());
     Ok(kept)
 }

@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fairlead_tests::kube::KubeMesh;
-use serde_json::Value;
 
 use super::NS;
+use crate::kube;
 
 /// How often a server that moves is looked for.
 const LOOK: Duration = Duration::from_millis(300);
-/// What a node's daemon was told by CNI's ADD, before a pod's first process runs.
-const GIVEN: &str = "/run/fairlead/cni.addresses.json";
 
 /// A server's pod, and its address.
 #[derive(Debug)]
@@ -61,8 +59,7 @@ impl Place {
 }
 
 fn given(mesh: &KubeMesh, node: usize, pod: &str) -> Result<String> {
-    let kept: Value = serde_json::from_str(&mesh.on_node(node, &["cat", GIVEN])?)?;
-    let kept = kept.as_array().context("no list")?;
+    let kept = kube::given(mesh, node)?;
     let found = kept.iter().find(|kept| kept["namespace"] == NS && kept["name"] == pod);
     let ip = found.and_then(|kept| kept["addresses"][0].as_str());
     Ok(ip.with_context(|| format!("{pod} has no address yet"))?.to_owned())

@@ -96,8 +96,6 @@ fn a_bad_file_in_every_format() {
     assert!(text.contains("  field: \"spec.http[0].route[0].weigth\"\n"), "{text}");
 }
 
-/// Routes alone may refer to what is elsewhere; with the services there, a missing subset is told
-/// with its line.
 /// What makes traffic fail is told in advance, and is an error where a service is there for it; in the
 /// same words, and once.
 #[test]
@@ -140,6 +138,8 @@ fn what_makes_traffic_fail() {
     assert_eq!(found, advance);
 }
 
+/// Routes alone may refer to what is elsewhere; with the services there, a missing subset is told
+/// with its line.
 #[test]
 fn references_within_a_mesh() {
     let dir = TempDir::new("references");

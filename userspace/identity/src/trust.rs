@@ -36,32 +36,21 @@ impl TrustBundle {
         domain: &TrustDomain,
         aliases: &[TrustDomain],
     ) -> Result<Self, TrustError> {
-        if roots.is_empty() {
-            return Err(TrustError::NoRoot);
-        }
-        let mut store = RootCertStore::empty();
-        for root in roots {
-            store.add(root.clone()).map_err(TrustError::BadRoot)?;
-        }
         let domains = std::iter::once(domain).chain(aliases).cloned().collect();
-        Ok(Self { roots: Arc::new(store), domains })
+        Ok(Self { roots: Arc::new(store(roots)?), domains })
     }
 
     /// Whether `roots` could be those of a bundle.
     pub(crate) fn check(roots: &[CertificateDer<'static>]) -> Result<(), TrustError> {
-        if roots.is_empty() {
-            return Err(TrustError::NoRoot);
-        }
-        let mut store = RootCertStore::empty();
-        roots.iter().try_for_each(|r| store.add(r.clone()).map_err(TrustError::BadRoot))
+        store(roots).map(drop)
     }
 
     /// Whether it has exactly these roots.
     pub(crate) fn is_of(&self, roots: &[CertificateDer<'static>]) -> bool {
-        let mut store = RootCertStore::empty();
-        roots.iter().all(|root| store.add(root.clone()).is_ok())
-            && store.len() == self.roots.len()
-            && store.roots.iter().all(|root| self.roots.roots.contains(root))
+        store(roots).is_ok_and(|store| {
+            store.len() == self.roots.len()
+                && store.roots.iter().all(|root| self.roots.roots.contains(root))
+        })
     }
 
     /// The same roots for other domains.
@@ -85,6 +74,17 @@ impl TrustBundle {
     pub(crate) fn roots(&self) -> &Arc<RootCertStore> {
         &self.roots
     }
+}
+
+fn store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, TrustError> {
+    if roots.is_empty() {
+        return Err(TrustError::NoRoot);
+    }
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(TrustError::BadRoot)?;
+    }
+    Ok(store)
 }
 
 /// Takes the root off the end of a chain as CAs deliver it (Istio's `IstioCertificateResponse`

@@ -359,12 +359,11 @@ pub(super) fn review(object: &DestinationRule, report: &mut Report<'_>) {
             }
             if tls.mode != ClientTlsMode::IstioMutual {
                 report.error(format!("{path}.mode"), CONNECTIONS_REFUSED);
+                continue;
             }
             // The same words as in advance ([`crate::source`]).
             for (i, san) in tls.subject_alt_names.iter().enumerate() {
-                if let (ClientTlsMode::IstioMutual, Err(error)) =
-                    (tls.mode, san.parse::<SpiffeId>())
-                {
+                if let Err(error) = san.parse::<SpiffeId>() {
                     let path = format!("{path}.subjectAltNames[{i}]");
                     report.error(path, format!("{error}; connections are refused"));
                 }

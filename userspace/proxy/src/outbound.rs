@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use fairlead_config::model::{Outbound, OutboundPolicy, Snapshot};
@@ -10,6 +11,7 @@ use fairlead_policy::SourceView;
 use fairlead_telemetry::{ServiceLabels, WorkloadLabels};
 use fairlead_types::{AppProtocol, OriginalDst, Refusal};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::choice::Choice;
 use crate::first::{Opening, SILENCE, read_opening};
@@ -22,6 +24,15 @@ use crate::report::{TcpReport, Verdict};
 use crate::sock;
 use crate::state::{Pod, Shared};
 use crate::unknown::Answer;
+
+/// How long the entry of a connection that was dead before its turn came may belong to the next one
+/// from its source, which waits in the queue.
+pub(crate) const SUCCESSOR: Duration = Duration::from_secs(5);
+/// Such entries of the node at the same time: they take places of connections to come. One more is
+/// removed at once.
+const SUCCESSORS: usize = 1024;
+
+static ABANDONED: Semaphore = Semaphore::const_new(SUCCESSORS);
 
 /// A captured connection, and where it wanted to go.
 #[derive(Clone)]
@@ -109,6 +120,17 @@ impl Outgoing {
 
 /// Serves one connection at a pod's outbound listener.
 pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
+    // An application with a port of its own may have reset this connection and begun another one
+    // from there: then what is known of the source is where that one wants to go.
+    if !sock::is_connected(&tcp) {
+        tracing::debug!(pod = %pod.id, %peer, "a connection was reset before its turn came");
+        return abandoned(&pod, peer);
+    }
+    let taken = pod.port.take_original_dst(peer);
+    // The same, while it was looked up. The other one is refused when its turn comes.
+    if !sock::is_connected(&tcp) {
+        return;
+    }
     let mut snapshot = shared.snapshots.load();
     let caller = Caller {
         workload: pod.workload(&snapshot),
@@ -117,7 +139,6 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, pe
         peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
         baggage: OnceLock::new(),
     };
-    let taken = pod.port.take_original_dst(peer);
     let admission = shared.admit(&pod);
     let (dst, known) = match &taken {
         Ok(dst) => (OriginalDst::canonical(dst.0), true),
@@ -157,6 +178,20 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, pe
         return sock::reset(tcp);
     }
     carry(outgoing, snapshot, tcp, report).await;
+}
+
+/// Leaves the entry of a connection that is dead to a successor of it, for a while.
+fn abandoned(pod: &Arc<Pod>, peer: SocketAddr) {
+    let Ok(place) = ABANDONED.try_acquire() else {
+        let _ = pod.port.take_original_dst(peer);
+        return;
+    };
+    let port = Arc::clone(&pod.port);
+    tokio::spawn(async move {
+        tokio::time::sleep(SUCCESSOR).await;
+        let _ = port.take_original_dst(peer);
+        drop(place);
+    });
 }
 
 pub(crate) const OVER_BOUND: &str = "the number of connections is at its bound";

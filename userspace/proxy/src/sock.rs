@@ -41,6 +41,13 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(stream);
 }
 
+/// Whether the connection is still one: not if it was reset, though what came before may yet be
+/// read.
+pub(crate) fn is_connected(stream: &TcpStream) -> bool {
+    // getpeername(2): ENOTCONN from the moment on that the kernel has closed the socket.
+    stream.peer_addr().is_ok()
+}
+
 /// Waits until the connection breaks. Reading says so too, but only once everything that came
 /// before has been read, for which there may be no room.
 pub(crate) async fn broken(stream: &TcpStream) -> io::Error {
@@ -155,6 +162,21 @@ mod tests {
         let mut all = Vec::new();
         server.read_to_end(&mut all).await.unwrap();
         assert_eq!(all, b"abcdef");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_reset_is_none() {
+        let (mut client, server) = pair().await;
+        client.write_all(b"ab").await.unwrap();
+        assert!(is_connected(&server));
+        client.shutdown().await.unwrap();
+        peek_until(&server, &mut [0; 8], |_, end| end.then_some(())).await.unwrap();
+        assert!(is_connected(&server), "half of it is open");
+        reset(client);
+        broken(&server).await;
+        assert!(!is_connected(&server));
+        let mut read = [0; 8];
+        assert_eq!(server.try_read(&mut read).unwrap(), 2, "and yet there is something to read");
     }
 
     #[tokio::test]

@@ -120,6 +120,20 @@ impl TestPod {
         socket.connect(capture).await
     }
 
+    /// The same, from a port of the application's own choice.
+    pub(super) async fn connect_from(&self, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::new(self.ip, port))?;
+        self.port.flows.lock().unwrap().insert(socket.local_addr()?, to);
+        socket.connect(self.capture.unwrap()).await
+    }
+
+    /// Captured connections that nobody has taken yet.
+    pub(super) fn untaken(&self) -> usize {
+        self.port.flows.lock().unwrap().len()
+    }
+
     /// Connects to the capture listener without having been captured.
     pub(super) async fn connect_uncaptured(&self) -> io::Result<TcpStream> {
         TcpStream::connect(self.capture.unwrap()).await

@@ -11,3 +11,4 @@ mod l4;
 mod nodes;
 mod policy;
 mod routing;
+mod successor;

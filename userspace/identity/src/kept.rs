@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use fairlead_types::{SpiffeId, TrustDomain};
+use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use crate::certificate::{Material, WorkloadCertificate};
@@ -30,6 +31,9 @@ const ROOT: &str = "TRUSTED CERTIFICATE";
 #[derive(Debug)]
 pub struct KeptCertificates {
     dir: PathBuf,
+    /// The files of the identities that are held; nobody else's is kept. Until it is told,
+    /// everybody's is.
+    wanted: Mutex<Option<HashSet<PathBuf>>>,
 }
 
 impl KeptCertificates {
@@ -40,7 +44,7 @@ impl KeptCertificates {
     pub fn open(dir: &Path) -> std::io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-        Ok(Self { dir: dir.into() })
+        Ok(Self { dir: dir.into(), wanted: Mutex::new(None) })
     }
 
     fn path(&self, id: &SpiffeId) -> PathBuf {
@@ -48,7 +52,7 @@ impl KeptCertificates {
         self.dir.join(format!("{}{SUFFIX}", fingerprint(id.to_string().as_bytes())))
     }
 
-    /// Keeps a certificate, instead of one before.
+    /// Keeps a certificate, instead of one before; not if its identity has gone meanwhile.
     pub(crate) fn keep(&self, id: &SpiffeId, text: &str) -> std::io::Result<()> {
         let path = self.path(id);
         let temporary = path.with_extension("new");
@@ -62,6 +66,12 @@ impl KeptCertificates {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
+        let wanted = self.wanted.lock();
+        if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&path)) {
+            // It may have been removed already.
+            let _ = fs::remove_file(&temporary);
+            return Ok(());
+        }
         fs::rename(&temporary, &path)
     }
 
@@ -97,9 +107,11 @@ impl KeptCertificates {
         }
     }
 
-    /// Removes those of all other identities: a key is held only while it is needed.
+    /// Removes those of all other identities, and keeps no more of them: a key is held only while it
+    /// is needed.
     pub(crate) fn retain(&self, ids: &HashSet<SpiffeId>) {
-        let wanted: HashSet<PathBuf> = ids.iter().map(|id| self.path(id)).collect();
+        let mut wanted = self.wanted.lock();
+        let wanted = wanted.insert(ids.iter().map(|id| self.path(id)).collect());
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             // One that is being written at this moment is that of an identity, too.
@@ -177,6 +189,20 @@ mod tests {
         kept.retain(&HashSet::from([id("wanted")]));
         let left: Vec<_> = fs::read_dir(&dir).unwrap().flatten().map(|e| e.path()).collect();
         assert_eq!(left, [kept.path(&id("wanted")).with_extension("new")]);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn an_identity_that_has_gone_leaves_no_key_behind() {
+        let dir = std::env::temp_dir().join(format!("fairlead-gone-{}", std::process::id()));
+        let kept = KeptCertificates::open(&dir).unwrap();
+        let id = |name: &str| SpiffeId::new("cluster.local".parse().unwrap(), "a", name).unwrap();
+        kept.retain(&HashSet::from([id("stays")]));
+        // Its renewal was under way.
+        kept.keep(&id("gone"), "text").unwrap();
+        kept.keep(&id("stays"), "text").unwrap();
+        let left: Vec<_> = fs::read_dir(&dir).unwrap().flatten().map(|e| e.path()).collect();
+        assert_eq!(left, [kept.path(&id("stays"))]);
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -12,6 +12,7 @@ mod certificate;
 pub mod fuzz;
 mod kept;
 mod random;
+mod renewal;
 mod store;
 mod svid;
 mod tls;

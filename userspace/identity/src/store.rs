@@ -1,9 +1,8 @@
-//! The certificates of this node: one per service account that has a pod here, renewed at a
-//! jittered half of its life and when the mesh's roots change, read without a lock on a connection's
-//! way.
+//! The certificates of this node: one per service account that has a pod here, renewed in time
+//! ([`crate::renewal`]), read without a lock on a connection's way.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -12,21 +11,12 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::ca::CaClient;
-use crate::certificate::{CertificateInfo, IssueError, Material, WorkloadCertificate};
-use crate::kept::{self, KeptCertificates};
-use crate::random;
-
-/// First pause after a failed attempt; doubles up to [`MAX_BACKOFF`].
-const MIN_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// One attempt may take this long.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Seconds within which all certificates are renewed when the mesh's roots have changed: another CA
-/// signs once every node knows its root, and what the old one signed ends with that one's root.
-const AFTER_ROOTS: (f64, f64) = (15.0, 60.0);
+use crate::certificate::{CertificateInfo, IssueError, WorkloadCertificate};
+use crate::kept::KeptCertificates;
+use crate::renewal::keep_renewing;
 
 /// What a store needs to know.
 #[derive(Clone, Debug)]
@@ -77,27 +67,32 @@ pub struct IdentityStore {
 }
 
 /// Where certificates come from, and what is trusted beside them.
-struct Source {
-    ca: Arc<dyn CaClient>,
-    ttl: Duration,
-    kept: Option<KeptCertificates>,
-    trust: ArcSwap<Trust>,
+pub(crate) struct Source {
+    pub(crate) ca: Arc<dyn CaClient>,
+    pub(crate) ttl: Duration,
+    pub(crate) kept: Option<KeptCertificates>,
+    pub(crate) trust: ArcSwap<Trust>,
     /// When other roots than before were trusted last.
-    other_roots: watch::Sender<Option<Instant>>,
+    pub(crate) other_roots: watch::Sender<Option<Instant>>,
 }
 
 /// What is trusted.
 #[derive(Clone, Default)]
-struct Trust {
+pub(crate) struct Trust {
     /// Instead of the roots that came with each certificate.
-    roots: Option<Arc<[CertificateDer<'static>]>>,
-    aliases: Arc<[TrustDomain]>,
+    pub(crate) roots: Option<Arc<[CertificateDer<'static>]>>,
+    pub(crate) aliases: Arc<[TrustDomain]>,
 }
 
-struct Slot {
-    id: SpiffeId,
+/// The place of one identity's certificate.
+pub(crate) struct Slot {
+    pub(crate) id: SpiffeId,
     current: ArcSwapOption<WorkloadCertificate>,
-    failure: ArcSwapOption<String>,
+    /// Held from looking at what is trusted until a certificate that goes by it is in force, so that
+    /// the newest trust is the last to be put there. Readers take no lock.
+    putting: Mutex<()>,
+    /// Why the last renewal failed, if it did.
+    pub(crate) failure: ArcSwapOption<String>,
     delivered: Notify,
     renewal: Mutex<Option<AbortHandle>>,
 }
@@ -111,30 +106,59 @@ impl Drop for Slot {
 }
 
 impl Slot {
+    fn new(id: SpiffeId) -> Self {
+        Self {
+            id,
+            current: ArcSwapOption::empty(),
+            putting: Mutex::new(()),
+            failure: ArcSwapOption::empty(),
+            delivered: Notify::new(),
+            renewal: Mutex::new(None),
+        }
+    }
+
     fn reason(&self) -> String {
         let failure = self.failure.load();
         failure.as_ref().map_or_else(|| "the request is under way".into(), |f| f.as_ref().clone())
     }
 
-    /// Puts a certificate in force.
-    fn deliver(&self, certificate: WorkloadCertificate, source: &Source) {
-        self.current.store(Some(Arc::new(certificate)));
+    /// Puts a certificate in force, under what is trusted now: it may have changed since the
+    /// certificate was made usable.
+    pub(crate) fn deliver(&self, certificate: WorkloadCertificate, source: &Source) {
+        {
+            let _putting = self.putting.lock();
+            self.put(Arc::new(certificate), &source.trust.load());
+        }
         self.failure.store(None);
-        // What is trusted may have changed since the certificate was made usable.
-        self.follow(&source.trust.load());
         self.delivered.notify_waiters();
     }
 
-    /// Has the certificate that is there go by `trust`.
-    fn follow(&self, trust: &Trust) {
-        let Some(current) = self.current.load_full() else { return };
-        match current.with_trust(trust.roots.as_deref(), &trust.aliases) {
-            Ok(certificate) => {
-                // A renewal that came in between looks at the trust of then itself.
-                self.current.compare_and_swap(&Some(current), Some(Arc::new(certificate)));
-            }
-            Err(error) => tracing::error!(id = %self.id, %error, "the new roots cannot be used"),
+    /// Has the certificate that is there go by what is trusted now.
+    fn follow(&self, source: &Source) {
+        let _putting = self.putting.lock();
+        if let Some(current) = self.current.load_full() {
+            self.put(current, &source.trust.load());
         }
+    }
+
+    /// Has the certificate that is there go by `trust`; the next one goes by its own.
+    fn follow_now(&self, trust: &Trust) {
+        let _putting = self.putting.lock();
+        if let Some(current) = self.current.load_full() {
+            self.put(current, trust);
+        }
+    }
+
+    /// Puts a certificate in force under `trust`, else as it is.
+    fn put(&self, certificate: Arc<WorkloadCertificate>, trust: &Trust) {
+        let certificate = match certificate.with_trust(trust.roots.as_deref(), &trust.aliases) {
+            Ok(certificate) => Arc::new(certificate),
+            Err(error) => {
+                tracing::error!(id = %self.id, %error, "the new roots cannot be used");
+                certificate
+            }
+        };
+        self.current.store(Some(certificate));
     }
 
     fn certificate(&self) -> Result<Arc<WorkloadCertificate>, CertificateError> {
@@ -190,6 +214,10 @@ impl IdentityStore {
     /// made. Needs a tokio runtime around it.
     pub fn retain(&self, ids: &HashSet<SpiffeId>) {
         let _changing = self.changing.lock();
+        // Before anything is begun or ended: what ends keeps nothing on disk from here on.
+        if let Some(kept) = &self.source.kept {
+            kept.retain(ids);
+        }
         let old = self.slots.load();
         let mut new = Slots::default();
         for id in ids {
@@ -205,20 +233,11 @@ impl IdentityStore {
                 task.abort();
             }
         }
-        if let Some(kept) = &self.source.kept {
-            kept.retain(ids);
-        }
     }
 
     fn start(&self, id: &SpiffeId) -> Arc<Slot> {
-        let slot = Arc::new(Slot {
-            id: id.clone(),
-            current: ArcSwapOption::empty(),
-            failure: ArcSwapOption::empty(),
-            delivered: Notify::new(),
-            renewal: Mutex::new(None),
-        });
-        let task = tokio::spawn(renew(Arc::clone(&self.source), Arc::downgrade(&slot)));
+        let slot = Arc::new(Slot::new(id.clone()));
+        let task = tokio::spawn(keep_renewing(Arc::clone(&self.source), Arc::downgrade(&slot)));
         *slot.renewal.lock() = Some(task.abort_handle());
         slot
     }
@@ -256,7 +275,7 @@ impl IdentityStore {
         let _changing = self.changing.lock();
         let trust = Trust { roots: Some(roots.into()), ..Trust::clone(&self.source.trust.load()) };
         for slot in self.slots.load().values() {
-            slot.follow(&trust);
+            slot.follow_now(&trust);
         }
         Ok(())
     }
@@ -274,9 +293,8 @@ impl IdentityStore {
     }
 
     fn apply_trust(&self) {
-        let trust = self.source.trust.load();
         for slot in self.slots.load().values() {
-            slot.follow(&trust);
+            slot.follow(&self.source);
         }
     }
 
@@ -336,115 +354,6 @@ impl IdentityStore {
     }
 }
 
-impl Source {
-    /// A certificate under what is trusted now.
-    fn assemble(
-        &self,
-        mut material: Material,
-        id: &SpiffeId,
-    ) -> Result<WorkloadCertificate, String> {
-        let trust = self.trust.load();
-        if let Some(roots) = &trust.roots {
-            material.roots = roots.to_vec();
-        }
-        let kept = self.kept.is_some().then(|| kept::text(&material));
-        let certificate = WorkloadCertificate::assemble(material, id, &trust.aliases)
-            .map_err(|e| e.to_string())?;
-        if trust.roots.is_some() {
-            // Peers would refuse what the mesh's roots do not vouch for.
-            certificate.verify().map_err(|e| e.to_string())?;
-        }
-        if let (Some(kept), Some(text)) = (&self.kept, kept)
-            && let Err(error) = kept.keep(id, &text)
-        {
-            tracing::warn!(%id, %error, "the certificate could not be kept on disk");
-        }
-        Ok(certificate)
-    }
-
-    async fn obtain(&self, id: &SpiffeId) -> Result<WorkloadCertificate, String> {
-        let obtained = Material::obtain(self.ca.as_ref(), id, self.ttl);
-        match tokio::time::timeout(ATTEMPT_TIMEOUT, obtained).await {
-            Ok(Ok(material)) => self.assemble(material, id),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("the CA did not answer within {ATTEMPT_TIMEOUT:?}")),
-        }
-    }
-
-    /// How long until a fresh certificate is renewed: about half of its life, or of the life that
-    /// was wanted where the CA gave more.
-    fn until_renewal(&self, certificate: &WorkloadCertificate) -> Duration {
-        let left = certificate.not_after().duration_since(SystemTime::now()).unwrap_or_default();
-        left.min(self.ttl).mul_f64(random::factor(0.45, 0.55))
-    }
-}
-
-/// Obtains and renews one certificate until its slot is gone.
-async fn renew(source: Arc<Source>, slot: Weak<Slot>) {
-    let mut backoff = MIN_BACKOFF;
-    let mut other_roots = source.other_roots.subscribe();
-    if let Some(pause) = begin(&source, &slot) {
-        wait(pause, &mut other_roots).await;
-    }
-    loop {
-        let Some(id) = slot.upgrade().map(|s| s.id.clone()) else { return };
-        let result = source.obtain(&id).await;
-        let Some(slot) = slot.upgrade() else { return };
-        let pause = match result {
-            Ok(certificate) => {
-                tracing::info!(%id, serial = certificate.serial(), "certificate issued");
-                backoff = MIN_BACKOFF;
-                let pause = source.until_renewal(&certificate);
-                slot.deliver(certificate, &source);
-                pause.max(MIN_BACKOFF)
-            }
-            Err(reason) => {
-                tracing::warn!(%id, %reason, retry_in = ?backoff, "no certificate");
-                slot.failure.store(Some(Arc::new(reason)));
-                let pause = backoff.mul_f64(random::factor(0.5, 1.0));
-                // With short lifetimes a long pause would be an outage.
-                backoff = (backoff * 2).min(MAX_BACKOFF).min((source.ttl / 8).max(MIN_BACKOFF));
-                pause
-            }
-        };
-        drop(slot);
-        wait(pause, &mut other_roots).await;
-    }
-}
-
-/// Waits until the next attempt: sooner, when the mesh's roots change meanwhile, or have just
-/// changed, so that it may still have been the other CA that signed.
-async fn wait(pause: Duration, other_roots: &mut watch::Receiver<Option<Instant>>) {
-    let mut due = Instant::now() + pause;
-    let just = Duration::from_secs_f64(AFTER_ROOTS.0);
-    if other_roots.borrow_and_update().is_none_or(|changed| changed.elapsed() >= just) {
-        tokio::select! {
-            () = sleep_until(due) => return,
-            // The sender is of the source, which the renewal holds: it does not go.
-            _ = other_roots.changed() => {}
-        }
-    }
-    due = due.min(Instant::now() + after_roots());
-    sleep_until(due).await;
-}
-
-fn after_roots() -> Duration {
-    let (low, high) = AFTER_ROOTS;
-    Duration::from_secs_f64(random::factor(low, high))
-}
-
-/// Begins with the certificate that an earlier daemon kept, if it can be used; how long until it
-/// is renewed.
-fn begin(source: &Source, slot: &Weak<Slot>) -> Option<Duration> {
-    let slot = slot.upgrade()?;
-    let trust = source.trust.load_full();
-    let certificate = source.kept.as_ref()?.find(&slot.id, &trust.aliases)?;
-    // The daemon ended between a change of the roots and the renewal that follows.
-    let other_roots = trust.roots.as_ref().is_some_and(|roots| !certificate.trust().is_of(roots));
-    let life = certificate.not_after().duration_since(certificate.not_before()).ok()?;
-    let left = certificate.not_after().duration_since(SystemTime::now()).ok()?;
-    tracing::info!(id = %slot.id, serial = certificate.serial(), ?left, "going on with the certificate that was kept");
-    slot.deliver(certificate, source);
-    let pause = left.saturating_sub(life.mul_f64(random::factor(0.45, 0.55)));
-    Some(if other_roots { pause.min(after_roots()) } else { pause })
-}
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -116,13 +116,17 @@ impl Loader {
     /// Looks at all paths, and reads the files that are new or changed. Waits, within bounds, for
     /// those that somebody is writing.
     pub fn scan(&mut self) -> Load {
-        let (nobody, begin) = (HashSet::new(), Instant::now());
+        let nobody = HashSet::new();
         let mut load = self.scan_except(&nobody, &nobody);
+        // Patience is for those who write, not for what reading takes on a slow machine: there is a
+        // second look at least.
+        let (begin, mut looks) = (Instant::now(), 1);
         while let Some(until) = self.unsettled_until()
-            && begin.elapsed() < MAX_PATIENCE
+            && (looks == 1 || begin.elapsed() < MAX_PATIENCE)
         {
             thread::sleep(until.saturating_duration_since(Instant::now()));
             load.extend(self.scan_except(&nobody, &nobody));
+            looks += 1;
         }
         let never_read = self.unsettled.keys().filter(|file| !self.known.contains_key(*file));
         self.unread = never_read.cloned().collect();

@@ -25,10 +25,9 @@ use crate::scope::Verdicts;
 const COALESCE: Duration = Duration::from_millis(300);
 /// Wait before a write that would only correct the number of nodes.
 const COUNTS: Duration = Duration::from_secs(30);
-/// Wait before another try of what the API server refused.
+/// Wait before another try of what the API server refused, doubled each time up to the longest.
 const RETRY: Duration = Duration::from_secs(5);
-/// Tries of one write.
-const MAX_TRIES: u8 = 5;
+const MAX_RETRY: Duration = Duration::from_secs(300);
 /// Writes at a time.
 const CONCURRENT: usize = 8;
 /// Events per second, and at once: events are for people.
@@ -90,6 +89,7 @@ impl StatusMetrics {
 /// What waits to be written.
 struct Pending {
     due: Instant,
+    /// How often it failed.
     tries: u8,
 }
 
@@ -203,11 +203,9 @@ impl StatusWriter {
                     Err(Failure::Passing(error)) => {
                         self.metrics.failures.inc();
                         tracing::debug!(%key, error, "status cannot be written now");
-                        let tries = of.tries + 1;
-                        if tries < MAX_TRIES {
-                            let due = now + RETRY * u32::from(tries);
-                            pending.insert(key.clone(), Pending { due, tries });
-                        }
+                        let wait = retry_after(of.tries);
+                        let tries = of.tries.saturating_add(1);
+                        pending.insert(key.clone(), Pending { due: now + wait, tries });
                     }
                 }
             }
@@ -371,6 +369,11 @@ impl StatusWriter {
     }
 }
 
+/// How long what failed so often before waits for its next try.
+fn retry_after(failures: u8) -> Duration {
+    RETRY.saturating_mul(1 << failures.min(8)).min(MAX_RETRY)
+}
+
 /// Group, version and name of the resource, by the object as it is kept here.
 fn resource(key: &ObjectKey, json: &[u8]) -> Option<ApiResource> {
     #[derive(Deserialize)]
@@ -396,4 +399,15 @@ fn is_atomic(object: &DynamicObject) -> bool {
     let fields = records.filter_map(|record| record.fields_v1.as_ref());
     let mut conditions = fields.filter_map(|fields| fields.0.get("f:status")?.get("f:conditions"));
     conditions.any(|of: &Value| of.as_object().is_some_and(serde_json::Map::is_empty))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_write_is_given_up() {
+        let waits = [0, 1, 5, 6, u8::MAX].map(|failures| retry_after(failures).as_secs());
+        assert_eq!(waits, [5, 10, 160, 300, 300]);
+    }
 }

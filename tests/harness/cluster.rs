@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fairlead_cluster::package::{REGISTRY, VERSION, image_name, package};
 use fairlead_cluster::system;
 pub use fairlead_cluster::{Component, Status};
@@ -261,9 +261,24 @@ impl Cluster {
     /// # Errors
     /// The client cannot be run; a request that fails is told in the reply.
     pub fn get(&self, namespace: &str, pod: &str, url: &str, more: &[&str]) -> Result<Reply> {
-        let command = [&[APPS, "get", url], more].concat();
-        let told = self.exec(namespace, pod, &command)?;
+        let told = self.app(namespace, pod, &[&["get", url], more].concat())?;
         Ok(Reply(serde_json::from_str(told.trim()).with_context(|| told.clone())?))
+    }
+
+    /// What `fairlead-apps` prints in a pod, which is something.
+    ///
+    /// # Errors
+    /// It fails; with what it said.
+    pub fn app(&self, namespace: &str, pod: &str, args: &[&str]) -> Result<String> {
+        let command = [&[APPS], args].concat();
+        for _ in 0..3 {
+            let told = self.exec(namespace, pod, &command)?;
+            // `kubectl exec` loses what was printed now and then.
+            if !told.trim().is_empty() {
+                return Ok(told);
+            }
+        }
+        bail!("{args:?} in {namespace}/{pod}: no word")
     }
 
     /// Address of a pod.

@@ -18,7 +18,7 @@ use crate::wait::eventually;
 pub const ADMIN_PORT: u16 = 15000;
 
 /// How long a daemon may take to be ready.
-const READY_LIMIT: Duration = Duration::from_secs(20);
+const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a daemon needs to know; it can be started again and again with the same.
 #[derive(Clone, Debug)]

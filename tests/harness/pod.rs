@@ -130,7 +130,7 @@ impl Pod {
     /// It does not start.
     pub fn serve(&self, args: &[&str]) -> Result<Process> {
         let mut process = self.spawn(args)?;
-        process.wait_for("ready:", Duration::from_secs(10))?;
+        process.wait_for("ready:", Duration::from_secs(60))?;
         Ok(process)
     }
 

@@ -30,7 +30,11 @@ use crate::wire::Capture;
 pub const ENROL: (&str, &str) = ("istio.io/dataplane-mode", "ambient");
 
 /// How long a saved configuration may take to be in force.
-const APPLY_LIMIT: Duration = Duration::from_secs(5);
+const APPLY_LIMIT: Duration = Duration::from_secs(30);
+/// How long a daemon that lives may take for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long it takes until something is counted or logged, at most.
+const TOLD_LIMIT: Duration = Duration::from_secs(20);
 
 /// A mesh. Dropping it removes all of it.
 pub struct Mesh {
@@ -353,9 +357,25 @@ impl Mesh {
 
     /// How often each running daemon has loaded its directory.
     fn generations(&self) -> Vec<Option<u64>> {
-        let daemons = lock(&self.daemons);
-        let each = self.nodes.iter().zip(daemons.iter());
-        each.map(|(node, daemon)| daemon.as_ref().and_then(|_| node.generation().ok())).collect()
+        let mut daemons = lock(&self.daemons);
+        let each = self.nodes.iter().zip(daemons.iter_mut());
+        each.map(|(node, daemon)| {
+            let process = daemon.as_mut()?.process();
+            if !process.alive() {
+                return None;
+            }
+            // One that is held, or does not answer yet, is not waited for.
+            let said = eventually("the daemon to say what it has loaded", ANSWER_LIMIT, || {
+                // One that ends meanwhile has nothing to say.
+                if process.alive() {
+                    node.generation().map(|loaded| Some(Some(loaded)))
+                } else {
+                    Ok(Some(None))
+                }
+            });
+            said.ok().flatten()
+        })
+        .collect()
     }
 
     fn wait_applied(&self, before: &[Option<u64>]) -> Result<()> {
@@ -526,7 +546,7 @@ impl Mesh {
         least: f64,
     ) -> Result<f64> {
         let then = before.sum(name, labels);
-        eventually(&format!("{name}{labels:?} to rise by {least}"), Duration::from_secs(3), || {
+        eventually(&format!("{name}{labels:?} to rise by {least}"), TOLD_LIMIT, || {
             let rise = self.metrics()?.sum(name, labels) - then;
             ensure!(rise >= least, "rose by {rise} only");
             Ok(Some(rise))
@@ -549,11 +569,9 @@ impl Mesh {
         what: &str,
         wanted: impl Fn(&Entry) -> bool,
     ) -> Result<Entry> {
-        eventually(
-            &format!("a log line of node {node} with {what}"),
-            Duration::from_secs(3),
-            || Ok(self.log(node).into_iter().rev().find(|e| wanted(e))),
-        )
+        eventually(&format!("a log line of node {node} with {what}"), TOLD_LIMIT, || {
+            Ok(self.log(node).into_iter().rev().find(|e| wanted(e)))
+        })
         .with_context(|| {
             let lines = self.log(node);
             let last = lines.iter().rev().take(5).map(|e| e.0.to_string());

@@ -104,16 +104,29 @@ impl Capture {
     /// # Errors
     /// The kernel dropped packets, so that nothing could be said about what was not seen.
     pub fn stop(mut self) -> Result<Captured> {
-        // Packets that were sent a moment ago are on their way through the observer's socket.
-        std::thread::sleep(Duration::from_millis(100));
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("no pid")?, Signal::INT)?;
+        let pid = pid.context("no pid")?;
+        // Packets that were sent a moment ago are on their way through the observer's socket. It has
+        // taken them when it says twice that it has as many as before.
+        let mut counts: Vec<String> = Vec::new();
+        while counts.iter().rev().take(2).collect::<HashSet<_>>().len() != 1 || counts.len() < 2 {
+            ensure!(counts.len() < 100, "packets do not end: {counts:?}");
+            std::thread::sleep(Duration::from_millis(50));
+            kill_process(pid, Signal::USR1)?;
+            let told = eventually("tcpdump to say what it has", Duration::from_secs(20), || {
+                let said = std::fs::read_to_string(&self.said)?;
+                let told = said.lines().filter_map(|line| line.split_once(" packets captured, "));
+                Ok(told.map(|(count, _)| count.to_owned()).nth(counts.len()))
+            })?;
+            counts.push(told);
+        }
+        kill_process(pid, Signal::INT)?;
         self.child.wait()?;
         let said = std::fs::read_to_string(&self.said)?;
         let dropped = said
             .lines()
-            .find_map(|l| l.strip_suffix(" packets dropped by kernel"))
-            .and_then(|n| n.trim().parse::<u64>().ok())
+            .filter_map(|l| l.strip_suffix(" packets dropped by kernel"))
+            .find_map(|n| n.trim().parse::<u64>().ok())
             .with_context(|| format!("tcpdump said {said}"))?;
         ensure!(dropped == 0, "the observer lost {dropped} packets");
         let (segments, _) = packets::parse(&std::fs::read(&self.file)?)?;

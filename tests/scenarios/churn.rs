@@ -14,7 +14,7 @@ fn churn_of_pods_routes_and_policies_fails_no_request() -> Result<()> {
     let _turn = heavy();
     let v = versions(2)?;
     v.mesh.enrol("young", true);
-    let length = seconds(15);
+    let length = seconds(25);
     let duration = length.to_string();
     let mut http =
         v.client.spawn(&["load", "http://server/", "-d", &duration, "-r", "200", "-c", "8"])?;

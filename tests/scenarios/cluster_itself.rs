@@ -51,6 +51,9 @@ fn answer(cluster: &Cluster, url: &str) -> Result<String> {
 struct Traces {
     /// All processes, by id and start time.
     processes: BTreeSet<String>,
+    /// The same of all others on this machine: a later one may have a namespace whose number was
+    /// one of the cluster's, as the kernel uses them again.
+    others: BTreeSet<String>,
     /// Namespaces that are not ours, as `/proc/PID/ns` shows them.
     namespaces: BTreeSet<String>,
     name: String,
@@ -65,6 +68,7 @@ impl Traces {
         let own = namespaces_of("self");
         let mut traces = Self {
             processes: BTreeSet::new(),
+            others: BTreeSet::new(),
             namespaces: BTreeSet::new(),
             link: links_with_peer_in(cluster)?,
             directory: cluster.dir().display().to_string(),
@@ -74,6 +78,8 @@ impl Traces {
             if groups.contains(&cgroup) {
                 traces.processes.extend(system::identity_of(pid.parse()?));
                 traces.namespaces.extend(namespaces_of(&pid).difference(&own).cloned());
+            } else {
+                traces.others.extend(system::identity_of(pid.parse()?));
             }
         }
         // The control plane, and for each node its first process and its components; network,
@@ -98,6 +104,9 @@ impl Traces {
                 || alive().is_some_and(|identity| self.processes.contains(&identity))
             {
                 left.push(format!("process {pid}: {stat}"));
+            }
+            if !alive().is_some_and(|identity| self.others.contains(&identity)) {
+                continue;
             }
             let inside = namespaces_of(&pid);
             left.extend(inside.intersection(&self.namespaces).map(|ns| format!("{pid} in {ns}")));

@@ -120,7 +120,7 @@ pub(crate) fn virtual_service(body: &str) -> String {
 pub(crate) fn share(n: u64, total: u64, p: f64) -> Result<()> {
     let (n, total) = (n as f64, total as f64);
     let sigma = (total * p * (1.0 - p)).sqrt();
-    ensure!((n - total * p).abs() <= 4.0 * sigma, "{n} of {total} is not {p} (sigma {sigma:.1})");
+    ensure!((n - total * p).abs() <= 5.0 * sigma, "{n} of {total} is not {p} (sigma {sigma:.1})");
     Ok(())
 }
 

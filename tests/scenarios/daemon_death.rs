@@ -23,20 +23,22 @@ fn after_kill_9_connections_are_refused_at_once_and_a_new_daemon_takes_over() ->
         let (before, mut begun) = (decided()?, 0);
         p.mesh.kill_daemon(killed)?;
         for url in [pod.as_str(), "http://server/"] {
+            let mut times = Vec::new();
             for _ in 0..5 {
                 let start = Instant::now();
                 begun += 1;
                 let reply =
                     p.client.get(url, &["-H", &format!("x: {MARKER}"), "--timeout-ms", "12000"])?;
                 ensure!(reply.status() != 200, "node {killed} is dead, and {url} gave {}", reply.0);
-                // The client's node answers at once; the other node's death is a refused session.
-                let limit = if killed == 0 { 1 } else { 6 };
-                ensure!(
-                    start.elapsed() < Duration::from_secs(limit),
-                    "node {killed}: {url} hung {:?}",
-                    start.elapsed()
-                );
+                times.push(start.elapsed());
             }
+            // The client's node answers at once; the other node's death is a refused session.
+            let at_once = |took: &Duration| *took < Duration::from_secs(1);
+            let none_hung = times.iter().all(|took| *took < Duration::from_secs(6));
+            ensure!(
+                none_hung && (killed == 1 || times.iter().any(at_once)),
+                "node {killed}: {url} hung: {times:?}"
+            );
         }
         let start = Instant::now();
         p.mesh.spawn_daemon(killed)?;
@@ -74,7 +76,8 @@ fn the_pods_of_a_dead_node_are_not_reached_in_plaintext_from_outside() -> Result
         let start = Instant::now();
         let sent = outside.send(&to, "x\\n", &[])?;
         ensure!(!sent.received().contains("hello"), "the dead daemon let it through: {}", sent.0);
-        ensure!(start.elapsed() < Duration::from_secs(3), "it hung: {}", sent.0);
+        // `send` gives up after ten seconds.
+        ensure!(start.elapsed() < Duration::from_secs(8), "it hung: {}", sent.0);
     }
     Ok(())
 }
@@ -83,10 +86,19 @@ fn the_pods_of_a_dead_node_are_not_reached_in_plaintext_from_outside() -> Result
 fn sigterm_drains_and_a_second_one_ends_at_once() -> Result<()> {
     let p = pair_on(0)?;
     // A request that takes a while when the end begins is finished.
-    let mut slow = p.client.spawn(&["get", "http://server/", "-H", "x-echo-delay-ms: 1500"])?;
-    std::thread::sleep(Duration::from_millis(500));
+    let connected = || {
+        eventually("a connection", Duration::from_secs(20), || {
+            let told = daemon::json(&p.mesh.node(0).netns, "/connections?limit=1")?;
+            Ok((told["total"].as_u64() > Some(0)).then_some(()))
+        })?;
+        // Its first bytes follow.
+        std::thread::sleep(Duration::from_millis(500));
+        anyhow::Ok(())
+    };
+    let mut slow = p.client.spawn(&["get", "http://server/", "-H", "x-echo-delay-ms: 5000"])?;
+    connected()?;
     p.mesh.daemon(0, |d| d.process().signal(rustix::process::Signal::TERM))?;
-    slow.wait(Duration::from_secs(10))?;
+    slow.wait(Duration::from_secs(20))?;
     let reply = last_json(&slow.output())?;
     ensure!(reply["status"] == 200, "the request in flight was cut: {reply}");
     p.mesh.daemon(0, |d| d.process().wait(Duration::from_secs(10)).map(|_| ()))?;
@@ -97,7 +109,7 @@ fn sigterm_drains_and_a_second_one_ends_at_once() -> Result<()> {
     })?;
     // A stream that never ends: the second signal does not wait for it.
     let long = p.client.trickle("server:9000")?;
-    std::thread::sleep(Duration::from_millis(500));
+    connected()?;
     p.mesh.daemon(0, |d| {
         d.process().signal(rustix::process::Signal::TERM)?;
         std::thread::sleep(Duration::from_millis(500));

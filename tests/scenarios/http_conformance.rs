@@ -36,10 +36,10 @@ fn h2spec(pod: &Pod, host: &str, port: u16, report: &Path) -> Result<Vec<Case>> 
         "FAIRLEAD_TEST_H2SPEC names no tester: `cargo xtask test` builds it and sets the variable",
     )?;
     let (port, path) = (port.to_string(), report.display().to_string());
-    let args = [&GROUPS[..], &["-h", host, "-p", &port, "-o", "2", "-j", &path]].concat();
+    let args = [&GROUPS[..], &["-h", host, "-p", &port, "-o", "10", "-j", &path]].concat();
     let mut process = pod.spawn_program(&tool, &args)?;
     // It fails where a case does; the report says which.
-    process.wait(Duration::from_secs(240))?;
+    process.wait(Duration::from_secs(600))?;
     let xml = std::fs::read_to_string(report).with_context(|| process.output())?;
     let attribute = |of: &str, name: &str| {
         let value = of.split(&format!(" {name}=\"")).nth(1)?.split('"').next()?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use fairlead_tests::netns::Netns;
-use fairlead_tests::{Mesh, PodSpec, ServiceSpec, shell};
+use fairlead_tests::{Mesh, PodSpec, ServiceSpec, eventually, shell};
 use http::{Method, Request, Response, StatusCode};
 
 use crate::common::{pair, service};
@@ -343,8 +343,11 @@ fn certificates_of_another_authority_or_none_are_refused() -> Result<()> {
         Ok(p.mesh.metrics()?.sum(name, &labels) - before.sum(name, &labels))
     };
     // Each of the four, by what was wrong: the certificate, or what is in it.
-    let (tls, identity) = (failed("TLS_FAILURE")?, failed("IDENTITY_ERROR")?);
-    ensure!(tls + identity >= 4.0, "TLS_FAILURE {tls}, IDENTITY_ERROR {identity}");
+    eventually("all four to be counted", Duration::from_secs(10), || {
+        let (tls, identity) = (failed("TLS_FAILURE")?, failed("IDENTITY_ERROR")?);
+        ensure!(tls + identity >= 4.0, "TLS_FAILURE {tls}, IDENTITY_ERROR {identity}");
+        Ok(Some(()))
+    })?;
     p.mesh.logged(1, "the stranger", |e| {
         e.mentions(&outside.ip().to_string()) && !e.text("reason").is_empty()
     })?;

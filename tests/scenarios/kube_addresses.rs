@@ -13,6 +13,8 @@ use fairlead_tests::kube::{KubeMesh, READY, SYSTEM};
 use crate::kube_status::{replicas, spread};
 
 const NS: &str = "shop";
+/// As the log says it.
+const NOBODY_HAS_IT: &str = "no_pod_is_known_to_have_it";
 /// How long the pod stays without addresses in its object while it is called.
 const CALLS: u32 = 20;
 const NODES: [usize; 2] = [1, 2];
@@ -108,14 +110,23 @@ fn nobodys_address_is_not_outside(mesh: &KubeMesh) -> Result<()> {
     let [a, b, c, _] = neighbour.octets();
     let (nobody, gateway) = (Ipv4Addr::new(a, b, c, 250), Ipv4Addr::new(a, b, c, 1));
     let call = |url: &str| mesh.get(NS, "client-1", url, &["--timeout-ms=5000"]);
-    let refused = call(&format!("http://{nobody}:8080/"))?;
-    ensure!(refused.error().contains("reset"), "{}", refused.0);
+    let lines = |log: &str| -> Vec<String> {
+        let of_it = log.lines().filter(|line| line.contains(&format!("{nobody}:8080")));
+        of_it.map(str::to_owned).collect()
+    };
     eventually("the reason in the log", READY, || {
-        let log = mesh.node_log(1)?;
-        let said = log.lines().find(|line| line.contains(&format!("{nobody}:8080")));
-        ensure!(said.context("no line")?.contains("no_pod_is_known_to_have_it"), "{said:?}");
+        let refused = call(&format!("http://{nobody}:8080/"))?;
+        ensure!(refused.error().contains("reset"), "{}", refused.0);
+        let said = lines(&mesh.node_log(1)?);
+        let known = said.iter().any(|line| line.contains(NOBODY_HAS_IT));
+        ensure!(known, "{said:?}");
         Ok(Some(()))
     })?;
+    // Just after a rollout the controller may not be there to be asked: refused as well.
+    for line in lines(&mesh.node_log(1)?) {
+        let refused = line.contains(NOBODY_HAS_IT) || line.contains("controller_cannot_be_asked");
+        ensure!(refused, "{line}");
+    }
     let node = call(&format!("http://{gateway}:15020/ready"))?;
     ensure!(node.status() == 200, "the gateway of the range: {}", node.0);
     Ok(())
@@ -143,8 +154,14 @@ fn is_meshed(mesh: &KubeMesh, node: usize, ip: IpAddr) -> Result<()> {
     let from = format!("client-{}", 3 - node);
     let client: IpAddr = mesh.pod_ip(NS, &from)?.parse()?;
     let wire = mesh.observe(node)?;
+    let url = format!("http://{ip}:8080/MARKER-early");
+    // Refused, as long as its address is on its way from replica to replica; never in plaintext.
+    eventually("it is reached", Duration::from_secs(10), || {
+        mesh.identity(NS, &from, &url).map(|identity| Some(identity.is_some()))
+    })?
+    .then_some(())
+    .context("the first connection was not one of the mesh")?;
     for _ in 0..CALLS {
-        let url = format!("http://{ip}:8080/MARKER-early");
         let identity = mesh.identity(NS, &from, &url)?;
         let identity = identity.context("the connection was not one of the mesh")?;
         ensure!(identity.contains(&format!("/ns/{NS}/")), "{identity}");

@@ -153,7 +153,11 @@ fn condition(object: &Value, kind: &str) -> Value {
 
 /// An object once all that is said of it is about its present generation.
 fn judged(cluster: &Cluster, name: &str) -> Result<Value> {
-    eventually(&format!("status of {name}"), SOON, || {
+    judged_within(cluster, name, SOON)
+}
+
+fn judged_within(cluster: &Cluster, name: &str, limit: Duration) -> Result<Value> {
+    eventually(&format!("status of {name}"), limit, || {
         let object = cluster.json(&["get", "virtualservice", name])?;
         let generation = &object["metadata"]["generation"];
         let accepted = condition(&object, "Accepted");
@@ -217,7 +221,7 @@ fn the_leader_dies(cluster: &Cluster) -> Result<()> {
     cluster.on_node(1, &kill)?;
     let start = Instant::now();
     ensure!(apply(cluster, &route("orphan", GOOD))?.0, "not taken");
-    judged(cluster, "orphan")?;
+    judged_within(cluster, "orphan", READY)?;
     // A new life of the same pod has a name of its own, so either may lead now.
     eprintln!(
         "status went on {:?} after the leader was killed, {leader} to {}",
@@ -259,6 +263,6 @@ fn a_flood(cluster: &Cluster) -> Result<()> {
     let start = Instant::now();
     ensure!(apply(cluster, &route("after", GOOD))?.0, "not taken");
     judged(cluster, "after")?;
-    ensure!(start.elapsed() < Duration::from_secs(10), "status took {:?}", start.elapsed());
+    ensure!(start.elapsed() < SOON, "status took {:?}", start.elapsed());
     Ok(())
 }

@@ -273,9 +273,9 @@ fn running_pods_join_and_leave_and_probes_pass() -> Result<()> {
          {node}\n  containers:\n  - name: app\n    image: '{image}'\n    imagePullPolicy: Never\n    \
          args: [echo, --name, probed, --http, '8080', --http, '8081']\n    ports: [{{name: web, containerPort: \
          8080}}]\n    startupProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1, \
-         failureThreshold: 5}}\n    readinessProbe: {{httpGet: {{path: /, port: web}}, \
-         periodSeconds: 1}}\n    livenessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: \
-         1, failureThreshold: 1}}\n",
+         timeoutSeconds: 10, failureThreshold: 60}}\n    readinessProbe: {{httpGet: {{path: /, port: web}}, \
+         periodSeconds: 1, timeoutSeconds: 10}}\n    livenessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: \
+         1, timeoutSeconds: 10, failureThreshold: 1}}\n",
         node = cluster.node_name(1),
         image = image("fairlead-apps"),
     );

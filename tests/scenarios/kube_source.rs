@@ -59,9 +59,8 @@ fn goes_on(cluster: &Cluster, url: &str) -> Result<()> {
     let (mut requests, mut over) = (0, 0);
     while over < wanted {
         let piece = PIECE.to_string();
-        let program = "/usr/local/bin/fairlead-apps";
-        let args = [program, "load", url, "-d", &piece, "-r", "20", "-c", "2", "--fresh"];
-        let load = Load(last_json(&cluster.exec(NAMESPACE, "client", &args)?)?);
+        let args = ["load", url, "-d", &piece, "-r", "20", "-c", "2", "--fresh"];
+        let load = Load(last_json(&cluster.app(NAMESPACE, "client", &args)?)?);
         let count = load.count("requests");
         ensure!(count > 0 && load.status(200) == count, "after {over} s: {}", load.0);
         requests += count;

@@ -127,19 +127,8 @@ fn stateful(mesh: &KubeMesh) -> Result<()> {
 
 /// Who answers a number of requests from the client on node 2.
 fn who(mesh: &KubeMesh, url: &str) -> Result<BTreeSet<String>> {
-    let told = mesh.exec(
-        NS,
-        "client",
-        &[
-            "/usr/local/bin/fairlead-apps",
-            "load",
-            url,
-            "--requests=40",
-            "--connections=2",
-            "--fresh",
-        ],
-    )?;
-    let load = Load(serde_json::from_str(&told)?);
+    let args = ["--requests=40", "--connections=2", "--fresh"];
+    let load = mesh.load(NS, "client", url, &args)?;
     ensure!(load.count("ok") == 40, "{}", load.0);
     let pods = load.0["pods"].as_object().cloned().unwrap_or_default();
     Ok(pods.keys().cloned().collect())
@@ -166,7 +155,8 @@ fn near(mesh: &KubeMesh) -> Result<()> {
         Ok(Some(()))
     })?;
     for url in ["http://db-local/", "http://db-zone/"] {
-        let near = who(mesh, url)?;
+        // Nodes may hear of this service's endpoints a moment later.
+        let near = eventually("it answers", SOON, || who(mesh, url).map(Some))?;
         ensure!(near == here, "{url}: {near:?} instead of {here:?}");
         let seen = mesh.identity(NS, "client", url)?;
         ensure!(seen.is_some(), "{url} went past the mesh");

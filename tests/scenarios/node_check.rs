@@ -141,7 +141,7 @@ fn what_a_machine_lacks_is_said_and_nothing_there_is_harmed() -> Result<()> {
         ["--config-dir", &config.display().to_string(), "--ca-dir", &ca.display().to_string()];
     let args = [&["--pin-dir", &pins, "--admin", "127.0.0.1:15999"], &root[..], &dirs].concat();
     let ended =
-        run(&p, &["timeout", "10", "setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"], &args)?;
+        run(&p, &["timeout", "60", "setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon"], &args)?;
     let said = String::from_utf8_lossy(&ended.stderr).into_owned()
         + &String::from_utf8_lossy(&ended.stdout);
     ensure!(ended.status.code() == Some(1), "{:?}: {said}", ended.status);

@@ -96,15 +96,15 @@ fn servers_that_speak_first_do_not_wait() -> Result<()> {
     mesh.start()?;
     let _echo = server.serve(&echo_args("server", "v1"))?;
     let pod = format!("{}:3306", server.ip());
-    for _ in 0..3 {
-        for (who, to) in
-            [(&outside, pod.as_str()), (&client, pod.as_str()), (&client, "server:3306")]
-        {
-            let sent = who.send(to, "", &["--server-first", "--quiet-ms", "500"])?;
+    for (who, to) in [(&outside, pod.as_str()), (&client, pod.as_str()), (&client, "server:3306")] {
+        let mut took = Vec::new();
+        for _ in 0..5 {
+            let sent = who.send(to, "", &["--server-first", "--quiet-ms", "10000"])?;
             ensure!(sent.received().starts_with("220 banner"), "{} to {to}: {}", who.name, sent.0);
-            let ms = sent.first_byte_ms().unwrap_or(f64::MAX);
-            ensure!(ms < 100.0, "{} to {to}: the banner took {ms} ms", who.name);
+            took.push(sent.first_byte_ms().unwrap_or(f64::MAX));
         }
+        // A wait of the mesh's own would be in each of them.
+        ensure!(took.iter().any(|ms| *ms < 100.0), "{} to {to}: after {took:?} ms", who.name);
     }
     Ok(())
 }

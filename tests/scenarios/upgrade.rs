@@ -23,8 +23,13 @@ const DRAIN: Duration = Duration::from_secs(4);
 /// A daemon that has handed over accepts for so long, at most, and then drains.
 const END: Duration = Duration::from_secs(20);
 
+/// What a daemon says whose successor did not come about.
+const TAKEN_BACK: &str = "the pods of this node are taken back";
+
 /// A client and a server on each of two nodes, and daemons that hand over.
 struct Bed {
+    /// How long a daemon waits at its end for connections.
+    drain: Duration,
     _echoes: Vec<Process>,
     clients: Vec<Arc<Pod>>,
     servers: Vec<Arc<Pod>>,
@@ -32,11 +37,11 @@ struct Bed {
 }
 
 fn bed() -> Result<Bed> {
-    bed_with(0)
+    bed_with(0, DRAIN)
 }
 
-/// The same with so many more pods on the first node, which do nothing.
-fn bed_with(idle: usize) -> Result<Bed> {
+/// The same with so many more pods on the first node, which do nothing, and another drain.
+fn bed_with(idle: usize, drain: Duration) -> Result<Bed> {
     let mesh = Mesh::new(2)?;
     let (mut clients, mut servers) = (Vec::new(), Vec::new());
     for node in 0..2 {
@@ -48,7 +53,7 @@ fn bed_with(idle: usize) -> Result<Bed> {
         mesh.pod(PodSpec::new(&format!("idle{number}")).on(0))?;
     }
     mesh.sync()?;
-    let mut bed = Bed { _echoes: Vec::new(), clients, servers, mesh };
+    let mut bed = Bed { drain, _echoes: Vec::new(), clients, servers, mesh };
     for node in 0..2 {
         bed.spawn(node, 0)?;
     }
@@ -75,7 +80,7 @@ impl Bed {
     fn spawn_with(&self, node: usize, generation: usize, more: &[&str]) -> Result<()> {
         let handover = self.socket(node, "handover").display().to_string();
         let instance = self.socket(node, &format!("instance{generation}")).display().to_string();
-        let drain = format!("{}s", DRAIN.as_secs());
+        let drain = format!("{}s", self.drain.as_secs());
         let usual =
             ["--handover-socket", &handover, "--instance-socket", &instance, "--drain", &drain];
         self.mesh.spawn_daemon_with(node, &[&usual, more].concat())
@@ -172,20 +177,20 @@ fn no_new_connection_fails_while_daemons_are_replaced() -> Result<()> {
         for node in 0..2 {
             let mut held = long(node)?;
             std::thread::sleep(Duration::from_millis(300));
+            let begun = Instant::now();
             let mut old = bed.replace(node, generation)?;
             ensure!(held.alive(), "a connection was cut by the hand-over itself");
             // As whoever manages daemons does when the new one is ready.
             old.process().signal(Signal::TERM)?;
-            let started = Instant::now();
             std::thread::sleep(DRAIN / 2);
             ensure!(held.alive(), "a connection was cut before the drain ended");
             ensure!(old.process().alive(), "SIGTERM ended a drain that had begun");
-            ended.push((started, old, held));
+            ended.push((begun, old, held));
         }
     }
-    for (started, mut old, held) in ended {
+    for (begun, mut old, held) in ended {
         old.process().wait(END)?;
-        ensure!(started.elapsed() > DRAIN, "it ended before its drain");
+        ensure!(begun.elapsed() > DRAIN, "it ended before its drain");
         drop(held);
     }
     let all = counted(loads)?;
@@ -216,13 +221,26 @@ fn no_new_connection_fails_while_daemons_are_replaced() -> Result<()> {
 #[test]
 fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> Result<()> {
     let _turn = heavy();
+    // A take-over lasts a tenth of a second: a busy machine may come too late to kill it half-way.
+    for _ in 0..4 {
+        if die_half_way()? {
+            return Ok(());
+        }
+    }
+    bail!("no successor was killed half-way")
+}
+
+/// False where one was killed when it was done.
+fn die_half_way() -> Result<bool> {
     // Enough for a take-over to have a middle.
-    let bed = bed_with(48)?;
+    let bed = bed_with(48, DRAIN)?;
     let capture = bed.mesh.capture()?;
     let mut old = bed.mesh.take_daemon(0)?;
     let (mut half_way, mut kills) = (0, 0);
     for attempt in 1..=12 {
         let before = bed.mesh.output(0).matches("again=true").count();
+        let taken_back = || bed.mesh.output(0).matches(TAKEN_BACK).count();
+        let back = taken_back();
         bed.spawn(0, 1)?;
         // At different moments: before anything, and when some pods are taken.
         if attempt <= 2 {
@@ -238,8 +256,17 @@ fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> 
         kills += 1;
         let killed = Instant::now();
         let taken = bed.mesh.output(0).matches("again=true").count() - before;
-        if bed.mesh.output(0).contains("all pods are taken over") {
-            bail!("attempt {attempt}: it was too late to kill it half-way: {taken} pods");
+        // Who serves says what it makes of it: the other's last words may have died with it.
+        let late = taken > 0
+            && eventually("a word of the one that serves", END, || {
+                if taken_back() > back {
+                    return Ok(Some(false));
+                }
+                Ok(bed.mesh.output(0).contains("draining").then_some(true))
+            })
+            .with_context(|| bed.mesh.output(0))?;
+        if late {
+            return Ok(false);
         }
         for (client, to) in [(0, 0), (0, 1), (1, 0)] {
             let url = format!("http://server{to}/");
@@ -259,7 +286,7 @@ fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> 
     }
     ensure!(half_way > 0, "none died half-way");
     let told = bed.mesh.output(0);
-    ensure!(told.contains("the pods of this node are taken back"), "{told}");
+    ensure!(told.contains(TAKEN_BACK), "{told}");
     // And one that lives takes over.
     bed.spawn(0, 2)?;
     eventually("the successor to be ready", Duration::from_secs(20), || {
@@ -271,12 +298,14 @@ fn a_successor_that_dies_on_the_way_leaves_the_pods_to_the_one_that_serves() -> 
     let wire = capture.stop()?;
     // A session is opened now and then to see whether there is a way: one at a time.
     wire.assert_all_tls_but(&bed.ips(), Tolerated { aborted: kills, refused: 0 })?;
-    Ok(())
+    Ok(true)
 }
 
 #[test]
 fn a_daemon_that_comes_while_another_ends_gets_what_is_left() -> Result<()> {
-    let bed = bed()?;
+    /// Long: the other does not end before, and nobody waits for that.
+    const LONG: Duration = Duration::from_secs(40);
+    let bed = bed_with(0, LONG)?;
     let held = bed.clients[0].trickle("server1:9000")?;
     std::thread::sleep(Duration::from_millis(300));
     let mut old = bed.mesh.take_daemon(0)?;
@@ -285,11 +314,12 @@ fn a_daemon_that_comes_while_another_ends_gets_what_is_left() -> Result<()> {
     // It drains: nobody is accepted, and the next one does not wait for its end.
     let started = Instant::now();
     bed.spawn(0, 1)?;
-    eventually("the next daemon to be ready", DRAIN / 2, || Ok(bed.is_ready(0, 1)?.then_some(())))
+    eventually("the next daemon to be ready", LONG / 2, || Ok(bed.is_ready(0, 1)?.then_some(())))
         .with_context(|| bed.mesh.output(0))?;
     eprintln!("ready after {:?}", started.elapsed());
     ensure!(old.process().alive(), "it did not drain");
     ensure!(bed.clients[0].get("http://server1/", &[])?.status() == 200);
+    old.process().signal(Signal::TERM)?;
     old.process().wait(END)?;
     ensure!(bed.clients[0].get("http://server1/", &[])?.status() == 200);
     drop(held);

@@ -117,8 +117,11 @@ async fn exchange(
             }
         }
     }
+    let mut quiet = quiet;
     if args.half_close {
         stream.shutdown().await.ok();
+        // Whoever is told that there is nothing more has to end by itself.
+        quiet = quiet.max(Duration::from_secs(10));
     }
     // What was received before an error of the sending side is of interest too.
     loop {

@@ -216,9 +216,10 @@ impl Cluster {
         let done = command.stdin(file).output()?;
         if !done.status.success() {
             bail!(
-                "importing {} into {}: {}",
+                "importing {} into {}: {}: {}",
                 archive.display(),
                 self.node_name(number),
+                done.status,
                 String::from_utf8_lossy(&done.stderr).trim()
             );
         }

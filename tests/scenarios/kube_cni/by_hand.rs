@@ -16,7 +16,7 @@ use crate::kube;
 
 const PLUGIN: &str = "/opt/cni/bin/fairlead-cni";
 /// The plugin gives up a daemon that does not answer after 3 s, with room for a busy machine.
-const BOUND: Duration = Duration::from_secs(6);
+const BOUND: Duration = Duration::from_secs(15);
 
 /// Codes of the specification: the configuration is wrong, try again later, not available.
 const INVALID: i64 = 7;

@@ -49,13 +49,19 @@ fn told(mesh: &KubeMesh, outcome: Result<()>) -> Result<()> {
 fn blindly(mesh: &KubeMesh) -> Result<()> {
     let before = daemons(mesh)?.len();
     mesh.kubectl(&["rollout", "restart", "-n", SYSTEM, DAEMONS])?;
+    // Once it is made, nobody but the scheduler and kubelet are needed for it to run.
+    eventually("a successor is there", READY, || {
+        let count = daemons(mesh)?.len();
+        ensure!(count > before, "{count} daemons");
+        Ok(Some(()))
+    })?;
+    let held = Stopped::new(mesh, Component::ControllerManager)?;
     eventually("a successor runs", READY, || {
         let running = |pod: &&Value| pod["status"]["phase"] == "Running";
         let count = daemons(mesh)?.iter().filter(running).count();
         ensure!(count > before, "{count} daemons");
         Ok(Some(()))
     })?;
-    let held = Stopped::new(mesh, Component::ControllerManager)?;
     std::thread::sleep(BLIND);
     let pods = daemons(mesh)?;
     drop(held);

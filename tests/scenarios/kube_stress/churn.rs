@@ -48,6 +48,8 @@ struct Tally {
     stale: Vec<String>,
     /// Endpoints that a node did not have a second after the API server had them.
     late: Vec<String>,
+    /// Addresses seen so far, at the API server or at a node.
+    seen: BTreeSet<String>,
 }
 
 /// Addresses of the Service's endpoints that are ready at the API server.
@@ -92,15 +94,23 @@ impl Tally {
         let known = [(1, at_the_node(mesh, 1)?), (2, at_the_node(mesh, 2)?)];
         // What has come since is not stale.
         let after = at_the_server(mesh)?;
+        let mut met = BTreeSet::new();
         for (node, known) in known {
             self.comparisons += 1;
             self.endpoints += known.len();
-            let is_stale =
-                |address: &&String| !before.contains(*address) && !after.contains(*address);
+            // One that was never seen at the API server may have come and gone between the two looks;
+            // where it stays, the next one tells.
+            let is_stale = |address: &&String| {
+                !before.contains(*address)
+                    && !after.contains(*address)
+                    && self.seen.contains(*address)
+            };
             self.stale.extend(known.iter().filter(is_stale).map(|a| format!("{a} on node {node}")));
             let missing = before.intersection(&after).filter(|address| !known.contains(*address));
             self.late.extend(missing.map(|a| format!("{a} on node {node}")));
+            met.extend(known);
         }
+        self.seen.extend(met.into_iter().chain(before).chain(after));
         Ok(())
     }
 }

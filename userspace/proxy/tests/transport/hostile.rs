@@ -98,7 +98,7 @@ async fn half_open_tls_is_ended_in_time() {
     }
     let took = started.elapsed();
     let limit = limits::HANDSHAKE_TIMEOUT;
-    assert!(took > limit / 2 && took < limit + Duration::from_secs(2), "{took:?}");
+    assert!(took > limit / 2 && took < limit + Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test]

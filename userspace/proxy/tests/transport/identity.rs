@@ -126,7 +126,7 @@ impl CaClient for OnceCa {
 async fn an_expired_certificate_refuses_with_the_reason_on_either_side() {
     let ca = TestCa::new();
     let once = || Arc::new(OnceCa { inner: ca.ca.clone(), spent: false.into() });
-    let short = Duration::from_secs(2);
+    let short = Duration::from_secs(5);
     let app = App::relaying_to(echo_app().await);
 
     // The client's own: refused before a packet is sent.
@@ -195,13 +195,13 @@ async fn sessions_are_not_shared_between_identities_or_pods() {
     assert_eq!(seen, [id("a"), id("a"), id("b"), id("a"), id("a")]);
 }
 
-/// Lifetimes of three seconds, several clients that never pause, connections that outlive many
+/// Lifetimes of six seconds, several clients that never pause, connections that outlive many
 /// certificates: nothing fails, and serials change. With `FAIRLEAD_SOAK_SECONDS`, for that long
 /// with lifetimes of twenty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_under_load_fails_nothing() {
     let soak = std::env::var("FAIRLEAD_SOAK_SECONDS").ok().and_then(|s| s.parse().ok());
-    let (ttl, seconds) = soak.map_or((3, 8), |seconds| (20, seconds));
+    let (ttl, seconds) = soak.map_or((6, 15), |seconds| (20, seconds));
     let ttl = Duration::from_secs(ttl);
     let pair = Pair::with_ttl(Wire::Native, App::relaying_to(echo_app().await), ttl).await;
     let pair = Arc::new(pair);

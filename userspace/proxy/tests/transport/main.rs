@@ -9,5 +9,6 @@ mod identity;
 mod load;
 mod path;
 mod request;
+mod sessions;
 mod support;
 mod tunnel;

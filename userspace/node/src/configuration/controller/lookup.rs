@@ -49,11 +49,18 @@ struct State {
     /// Since when there is no stream.
     without_since: Option<tokio::time::Instant>,
     /// Addresses that the controller is being asked about, and who wants to know.
-    waiting: HashMap<IpAddr, watch::Sender<Option<Told>>>,
+    waiting: HashMap<IpAddr, Asking>,
     /// Questions under way.
     sent: HashMap<u64, Vec<IpAddr>>,
     unknown: HashMap<IpAddr, Instant>,
     unclaimed: HashMap<IpAddr, Instant>,
+}
+
+/// An address that the controller is being asked about.
+struct Asking {
+    tell: watch::Sender<Option<Told>>,
+    /// When it was asked last.
+    asked: tokio::time::Instant,
 }
 
 /// What became of a question.
@@ -100,8 +107,8 @@ impl Lookups {
                 }
                 Told::Look
             };
-            if let Some(waiting) = state.waiting.remove(&address) {
-                waiting.send_replace(Some(told));
+            if let Some(asking) = state.waiting.remove(&address) {
+                asking.tell.send_replace(Some(told));
             }
         }
         drop(state);
@@ -116,10 +123,10 @@ impl Lookups {
         }
         let asked: Vec<IpAddr> = std::mem::take(&mut state.sent).into_values().flatten().collect();
         let mut waiting = std::mem::take(&mut state.waiting);
-        waiting.retain(|address, waiting| {
+        waiting.retain(|address, asking| {
             let refused = self.is_refused(&state, *address);
             if !refused {
-                waiting.send_replace(Some(Told::Nothing));
+                asking.tell.send_replace(Some(Told::Nothing));
             }
             refused
         });
@@ -127,7 +134,7 @@ impl Lookups {
             if let Some(asking) = waiting.get(&address)
                 && self.ask.try_send(address).is_err()
             {
-                asking.send_replace(Some(Told::Nothing));
+                asking.tell.send_replace(Some(Told::Nothing));
             }
         }
         state.waiting = waiting;
@@ -149,15 +156,37 @@ impl Lookups {
         if !answered {
             return Err(self.without(&state, address));
         }
-        if let Some(waiting) = state.waiting.get(&address) {
-            return Ok(waiting.subscribe());
+        if let Some(asking) = state.waiting.get(&address) {
+            return Ok(asking.tell.subscribe());
+        }
+        if state.waiting.len() >= LOOKUPS_WAITING {
+            // Connections that have ended meanwhile want to know nothing.
+            state.waiting.retain(|_, asking| asking.tell.receiver_count() > 0);
         }
         if state.waiting.len() >= LOOKUPS_WAITING || self.ask.try_send(address).is_err() {
             return Err(self.without(&state, address));
         }
         let (tell, told) = watch::channel(None);
-        state.waiting.insert(address, tell);
+        state.waiting.insert(address, Asking { tell, asked: tokio::time::Instant::now() });
         Ok(told)
+    }
+
+    /// Somebody waits no longer. The others have come later, and have their time still.
+    fn give_up(&self, state: &mut State, address: IpAddr, told: watch::Receiver<Option<Told>>) {
+        let Some(asking) = state.waiting.get_mut(&address) else { return };
+        if !asking.tell.subscribe().same_channel(&told) {
+            return;
+        }
+        drop(told);
+        if asking.tell.receiver_count() == 0 {
+            // Whoever comes next asks anew.
+            state.waiting.remove(&address);
+        } else if asking.asked.elapsed() >= PATIENCE {
+            // The question may have been lost; where there is no room for it, they wait for the
+            // answer to the first.
+            asking.asked = tokio::time::Instant::now();
+            let _ = self.ask.try_send(address);
+        }
     }
 
     /// What holds without an answer.
@@ -192,8 +221,7 @@ impl Lookups {
             }
         };
         self.status.update(|facts| facts.lookups[2] += 1);
-        // Whoever comes next asks anew.
-        state.waiting.remove(&address);
+        self.give_up(&mut state, address, told);
         self.without(&state, address)
     }
 }

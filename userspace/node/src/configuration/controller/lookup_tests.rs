@@ -146,3 +146,49 @@ async fn addresses_of_pods_that_nobody_is_known_to_have_are_refused() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_no_longer_takes_nothing_from_those_who_came_later() {
+    for policy in [Unanswered::Refuse, Unanswered::Pass] {
+        let (lookups, mut asked) = lookups(policy);
+        lookups.connected();
+        let ask = || {
+            let lookups = Arc::clone(&lookups);
+            tokio::spawn(async move { lookups.look_up(ip("10.0.0.1")).await })
+        };
+        let first = ask();
+        assert_eq!(asked.recv().await, Some(ip("10.0.0.1")));
+        lookups.sent(1, vec![ip("10.0.0.1")]);
+        tokio::time::sleep(PATIENCE * 9 / 10).await;
+        let second = ask();
+        assert_ne!(first.await.unwrap(), Answer::LookAgain, "its second is over");
+        // The question may have been lost.
+        assert_eq!(asked.try_recv().ok(), Some(ip("10.0.0.1")));
+        let third = ask();
+        tokio::time::sleep(PATIENCE / 2).await;
+        assert!(!second.is_finished(), "its second is not over");
+        lookups.found(1, true, &[]);
+        assert_eq!(second.await.unwrap(), Answer::LookAgain);
+        assert_eq!(third.await.unwrap(), Answer::LookAgain);
+        assert!(asked.try_recv().is_err(), "asked a third time");
+        assert!(lookups.state.lock().waiting.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_have_ended_take_no_room() {
+    let (lookups, mut asked) = lookups(Unanswered::Refuse);
+    lookups.connected();
+    let address = |n: usize| IpAddr::from([10, 1, (n >> 8) as u8, n as u8]);
+    for n in 0..LOOKUPS_WAITING {
+        let ended = tokio::time::timeout(Duration::ZERO, lookups.look_up(address(n))).await;
+        assert!(ended.is_err(), "{ended:?}");
+        assert_eq!(asked.try_recv().ok(), Some(address(n)));
+    }
+    let later = Arc::clone(&lookups);
+    let later = tokio::spawn(async move { later.look_up(address(LOOKUPS_WAITING)).await });
+    assert_eq!(asked.recv().await, Some(address(LOOKUPS_WAITING)));
+    lookups.sent(1, vec![address(LOOKUPS_WAITING)]);
+    lookups.found(1, true, &[]);
+    assert_eq!(later.await.unwrap(), Answer::LookAgain);
+}

@@ -98,7 +98,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
     };
     let receiver = Receiver { shared: Arc::clone(&shared), pod: Arc::clone(&pod) };
     let snapshot = shared.snapshots.load();
-    let inbound = snapshot.inbound.get(&pod.id).cloned();
+    let inbound = pod.inbound(&snapshot).cloned();
     let parties = receiver.parties(&snapshot, inbound.as_deref(), peer, None, local.port());
     let entry = shared.live.add(Direction::Inbound, &pod.id, peer, local, None);
     let mut report = TcpReport::new(&shared, entry, parties, peer, local);

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use fairlead_config::SnapshotHandle;
-use fairlead_config::model::{LocalPod, Snapshot, Workload};
+use fairlead_config::model::{Inbound, LocalPod, Snapshot, Workload};
 use fairlead_policy::route::ClusterId;
 use fairlead_telemetry::{Counter, Telemetry};
 use fairlead_types::{PodPort, Refusal, WorkloadId};
@@ -88,15 +88,28 @@ impl Pod {
         used.insert(cluster)
     }
 
-    /// The pod as `snapshot` describes it, else as it was described when it was added.
+    /// The pod as `snapshot` describes it, else as it was described when it was added: then there
+    /// is no certificate for it.
     pub(crate) fn workload(&self, snapshot: &Snapshot) -> Arc<Workload> {
         let Some(LocalPod { workload, .. }) = snapshot.local.get(&self.id).map(|local| &**local)
         else {
             return Arc::clone(&self.enrolled);
         };
         let behind = workload.uid == self.enrolled.uid && is_behind(&workload.ips, &self.given);
-        Arc::clone(if behind { &self.enrolled } else { workload })
+        let kept = behind || is_another(workload, &self.enrolled);
+        Arc::clone(if kept { &self.enrolled } else { workload })
     }
+
+    /// What holds for connections to the pod; none: `snapshot` does not have it.
+    pub(crate) fn inbound<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<Inbound>> {
+        let inbound = snapshot.inbound.get(&self.id);
+        inbound.filter(|inbound| !is_another(&inbound.workload, &self.enrolled))
+    }
+}
+
+/// Whether one pod has been made anew under the other's name.
+fn is_another(one: &Workload, other: &Workload) -> bool {
+    !one.uid.is_empty() && !other.uid.is_empty() && one.uid != other.uid
 }
 
 /// Whether an object does not name its pod's addresses yet. The API server learns them after
@@ -288,7 +301,98 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::os::fd::OwnedFd;
+
+    use fairlead_config::model::{MtlsMode, PeerWire};
+    use fairlead_policy::authz::AuthzSet;
+    use fairlead_types::{ClientAddr, FlowMiss, Labels, NetnsCookie, OriginalDst};
+
     use super::*;
+
+    struct NoPort;
+
+    impl PodPort for NoPort {
+        fn cookie(&self) -> NetnsCookie {
+            NetnsCookie(0)
+        }
+
+        fn outbound_socket(&self, _: SocketAddr) -> io::Result<OwnedFd> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn delivery_socket(&self, _: ClientAddr, _: SocketAddr) -> io::Result<OwnedFd> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn take_original_dst(&self, _: SocketAddr) -> Result<OriginalDst, FlowMiss> {
+            Err(FlowMiss::Unknown)
+        }
+    }
+
+    /// The pod `web-0`, under a service account.
+    fn web(uid: &str, account: &str) -> LocalPod {
+        let workload = Workload {
+            id: WorkloadId::new("default", "web-0"),
+            name: "web-0".into(),
+            namespace: "default".into(),
+            uid: uid.into(),
+            workload_name: "web".into(),
+            canonical_name: "web".into(),
+            canonical_revision: "latest".into(),
+            app: "web".into(),
+            version: "v1".into(),
+            labels: Arc::new(Labels::default()),
+            identity: format!("spiffe://cluster.local/ns/default/sa/{account}")
+                .parse()
+                .expect("an identity"),
+            ips: Box::new([IpAddr::from([10, 0, 0, 1])]),
+            node: "a".into(),
+            enrolled: true,
+            wire: PeerWire::Native,
+            exclude_inbound_ports: Box::default(),
+            include_inbound_ports: None,
+        };
+        LocalPod {
+            workload: Arc::new(workload),
+            netns: None,
+            exclude_outbound_ports: Box::default(),
+            exclude_outbound_cidrs: Box::default(),
+            include_outbound_cidrs: None,
+            include_outbound_ports: Box::default(),
+            probe_ports: Box::default(),
+        }
+    }
+
+    fn snapshot(local: LocalPod) -> Snapshot {
+        let workload = Arc::clone(&local.workload);
+        let mut snapshot = Snapshot::default();
+        let inbound = Inbound {
+            workload: Arc::clone(&workload),
+            mtls: MtlsMode::Permissive,
+            ports: Box::default(),
+            authz: Arc::new(AuthzSet::default()),
+        };
+        snapshot.inbound.insert(workload.id.clone(), Arc::new(inbound));
+        snapshot.local.insert(workload.id.clone(), Arc::new(local));
+        snapshot
+    }
+
+    #[test]
+    fn a_pod_is_not_the_next_one_of_its_name() {
+        let pod = |uid, account| Pod::new(&web(uid, account), Arc::new(NoPort), &[], Vec::new());
+        let old = pod("u1", "old");
+        let next = snapshot(web("u2", "new"));
+        assert_eq!(old.workload(&next).identity, old.enrolled.identity);
+        assert!(old.inbound(&next).is_none(), "what holds for the next one");
+        // Itself, described anew; and where nobody says which one it is.
+        for (enrolled, now) in [("u1", "u1"), ("", "u1"), ("u1", ""), ("", "")] {
+            let next = snapshot(web(now, "new"));
+            let pod = pod(enrolled, "old");
+            assert_eq!(pod.workload(&next).identity, next.local[&pod.id].workload.identity);
+            assert!(pod.inbound(&next).is_some(), "{enrolled:?} {now:?}");
+        }
+    }
 
     #[test]
     fn who_knows_the_addresses_of_a_pod() {

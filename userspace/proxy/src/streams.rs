@@ -28,7 +28,7 @@ const READ: usize = 4 * 1024;
 impl InboundHandler for Receiver {
     async fn tunnel(&self, stream: InboundStream, offer: TunnelOffer) {
         let snapshot = self.shared.snapshots.load();
-        let inbound = snapshot.inbound.get(&self.pod.id).cloned();
+        let inbound = self.pod.inbound(&snapshot).cloned();
         let (client, dst) = (stream.client, stream.dst);
         let peer = &stream.peer.identity;
         let port = dst.port();

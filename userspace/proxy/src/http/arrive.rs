@@ -70,7 +70,7 @@ impl Arrival {
         switches: Option<Switch>,
     ) -> Response<Reported> {
         let snapshot = self.receiver.shared.snapshots.load();
-        let inbound = snapshot.inbound.get(&self.receiver.pod.id);
+        let inbound = self.receiver.pod.inbound(&snapshot);
         let mut exchange = self.exchange(&snapshot, inbound.map(AsRef::as_ref), &request);
         let Some(inbound) = inbound else {
             let response = exchange.local(&not_enrolled());
@@ -105,7 +105,7 @@ impl Arrival {
     /// One request of a stream that wants another protocol.
     pub(crate) async fn upgrade(&self, request: Request<()>, offer: UpgradeOffer) {
         let snapshot = self.receiver.shared.snapshots.load();
-        let inbound = snapshot.inbound.get(&self.receiver.pod.id);
+        let inbound = self.receiver.pod.inbound(&snapshot);
         let mut exchange = self.exchange(&snapshot, inbound.map(AsRef::as_ref), &request);
         let admitted = match inbound {
             Some(inbound) => {

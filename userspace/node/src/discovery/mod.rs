@@ -6,6 +6,7 @@
 //! after a restart everything is found anew.
 
 mod processes;
+mod remaining;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -22,6 +23,7 @@ use fairlead_types::{NetnsCookie, WorkloadId};
 use parking_lot::Mutex;
 
 use crate::enrolment::Place;
+use remaining::Remaining;
 
 /// Sandboxes that the plugin has told of and that nobody has taken back.
 const MAX_TOLD: usize = 8192;
@@ -65,14 +67,22 @@ struct Told {
     uid: String,
     container_id: String,
     namespace: Namespace,
-    /// Whether the configuration has had the pod since.
+    /// Whether the configuration has had this very pod since.
     seen: bool,
+}
+
+impl Told {
+    fn is_of(&self, uid: &str) -> bool {
+        self.uid.is_empty() || self.uid == uid
+    }
 }
 
 #[derive(Debug)]
 struct Found {
     uid: Arc<str>,
     namespace: Namespace,
+    /// A process of the pod that is there; none: it has ended, or is elsewhere.
+    pid: Option<u32>,
 }
 
 /// Knows where pods are.
@@ -84,6 +94,7 @@ pub struct Locator {
     /// those of a cluster are written by whoever may make pods.
     trust_annotations: bool,
     told: Mutex<HashMap<WorkloadId, Told>>,
+    remaining: Mutex<Remaining>,
     search: Mutex<Search>,
 }
 
@@ -107,6 +118,7 @@ impl Locator {
             host,
             trust_annotations,
             told: Mutex::default(),
+            remaining: Mutex::default(),
             search: Mutex::new(Search {
                 found: HashMap::new(),
                 missing: HashSet::new(),
@@ -133,18 +145,53 @@ impl Locator {
             return Err("too many sandboxes of which the API server has not told anything");
         }
         let (uid, container_id) = (uid.to_owned(), container_id.to_owned());
-        told.insert(id, Told { uid, container_id, namespace, seen: false });
+        let place = namespace.place();
+        let before = told.insert(id, Told { uid, container_id, namespace, seen: false });
+        if let Some(before) = before.filter(|before| before.namespace.place() != place) {
+            self.remaining.lock().add(before.container_id, before.namespace.place());
+        }
         Ok(())
     }
 
     /// A sandbox is gone.
     pub fn forget(&self, container_id: &str) {
-        self.told.lock().retain(|_, told| told.container_id != container_id);
+        self.keep_only(|id| id != container_id);
     }
 
     /// Only these sandboxes still exist.
     pub fn retain(&self, containers: &HashSet<String>) {
-        self.told.lock().retain(|_, told| containers.contains(&told.container_id));
+        self.keep_only(|id| containers.contains(id));
+    }
+
+    /// The pods of sandboxes that the plugin has told of.
+    #[cfg(test)]
+    pub(crate) fn told(&self) -> Vec<WorkloadId> {
+        self.told.lock().keys().cloned().collect()
+    }
+
+    fn keep_only(&self, stays: impl Fn(&str) -> bool) {
+        let mut told = self.told.lock();
+        told.retain(|_, told| stays(&told.container_id));
+        self.remaining.lock().keep_only(stays);
+    }
+
+    /// Whether pods may run on that the configuration has no more. What is in a directory is taken
+    /// out by somebody who means it; on a cluster, a pod's object may go before the pod does.
+    #[must_use]
+    pub fn pods_outlive_their_objects(&self) -> bool {
+        !self.trust_annotations
+    }
+
+    /// Those of these namespaces that are of a sandbox which still exists, or in which processes
+    /// run. They have to be held, and these are all that are asked about.
+    #[must_use]
+    pub fn remaining(&self, places: &HashSet<Place>, now: Instant) -> HashSet<Place> {
+        let told: HashSet<Place> = {
+            let told = self.told.lock();
+            let all = told.values().map(|told| told.namespace.place());
+            all.filter(|place| places.contains(place)).collect()
+        };
+        self.remaining.lock().of(places, &told, now, || processes::busy(&self.proc, places))
     }
 
     /// The pods as the configuration has them, each with the path of its namespace; and when to look
@@ -160,20 +207,31 @@ impl Locator {
         let uids: HashMap<&WorkloadId, &Arc<str>> =
             pods.iter().map(|(id, pod)| (*id, &pod.workload.uid)).collect();
         search.found.retain(|id, found| uids.get(id).is_some_and(|uid| **uid == found.uid));
+        for found in search.found.values_mut() {
+            let place = found.pid.and_then(|pid| processes::place_of(&self.proc, pid));
+            if place != Some(found.namespace.place()) {
+                found.pid = None;
+            }
+        }
         let present: HashSet<&Arc<str>> = uids.values().copied().collect();
         search.on_host.retain(|uid| present.contains(uid));
         told.retain(|id, told| {
-            // One that the configuration has not had yet is on its way there.
-            let listed = uids.contains_key(id);
-            let stays = listed || !told.seen;
-            told.seen |= listed;
+            // One that the configuration has not had yet is on its way there, also when it still has
+            // the one before of that name, or has none for a moment.
+            let listed = uids.get(id);
+            let stays = listed.is_some() || !told.seen;
+            told.seen |= listed.is_some_and(|uid| told.is_of(uid));
+            if !stays {
+                let container_id = std::mem::take(&mut told.container_id);
+                self.remaining.lock().add(container_id, told.namespace.place());
+            }
             stays
         });
         let known = |told: &HashMap<WorkloadId, Told>, search: &Search, pod: &LocalPod| {
             let workload = &pod.workload;
-            let told =
-                told.get(&workload.id).filter(|t| t.uid.is_empty() || *t.uid == *workload.uid);
-            let found = || search.found.get(&workload.id).map(|found| found.namespace.path());
+            let told = told.get(&workload.id).filter(|told| told.is_of(&workload.uid));
+            let found = || search.found.get(&workload.id).filter(|found| found.pid.is_some());
+            let found = || found().map(|found| found.namespace.path());
             told.map(|told| told.namespace.path()).or_else(found)
         };
         let annotated = |pod: &LocalPod| pod.netns.clone().filter(|_| self.trust_annotations);
@@ -186,6 +244,7 @@ impl Locator {
             .filter(|pod| !search.on_host.contains(&pod.workload.uid))
             .collect();
         let next = self.search(&mut search, &missing, now);
+        search.found.retain(|_, found| found.pid.is_some());
         let located = pods
             .iter()
             .map(|(id, pod)| {
@@ -221,12 +280,24 @@ impl Locator {
         for pod in missing {
             let workload = &pod.workload;
             let pids = processes.get(&*workload.uid).map_or(&[][..], Vec::as_slice);
-            match pids.iter().find_map(|pid| self.namespace_of(*pid, &workload.uid, &workload.ips))
-            {
-                Some(namespace) => {
+            // The process by which it was found may have ended, and others may be there still.
+            if let Some(found) = search.found.get_mut(&workload.id) {
+                let place = Some(found.namespace.place());
+                let is_there = |pid: &&u32| processes::place_of(&self.proc, **pid) == place;
+                found.pid = pids.iter().find(is_there).copied();
+                if found.pid.is_some() {
+                    continue;
+                }
+            }
+            let namespace = |pid: &u32| {
+                let namespace = self.namespace_of(*pid, &workload.uid, &workload.ips)?;
+                Some((*pid, namespace))
+            };
+            match pids.iter().find_map(namespace) {
+                Some((pid, namespace)) => {
                     tracing::debug!(pod = %workload.id, "its network namespace is found");
-                    let found = Found { uid: Arc::clone(&workload.uid), namespace };
-                    search.found.insert(workload.id.clone(), found);
+                    let (uid, pid) = (Arc::clone(&workload.uid), Some(pid));
+                    search.found.insert(workload.id.clone(), Found { uid, namespace, pid });
                 }
                 // The first process of a sandbox is never elsewhere.
                 None if pids.first().is_some_and(|pid| self.is_on_host(*pid)) => {

@@ -1,8 +1,11 @@
 //! Which process belongs to which pod: by its cgroup, which carries the pod's uid.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+use crate::enrolment::Place;
 
 /// Processes of one pod that are kept for a look at their namespace.
 const MAX_PIDS: usize = 64;
@@ -17,10 +20,7 @@ pub(super) fn of_pods<'u>(
     uids: impl Fn(&str) -> Option<&'u str>,
 ) -> HashMap<&'u str, Vec<u32>> {
     let mut found: HashMap<&str, Vec<u32>> = HashMap::new();
-    for entry in fs::read_dir(proc).into_iter().flatten().flatten().take(MAX_PROCESSES) {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
+    for pid in all(proc) {
         let Some(uid) = pod_of(proc, pid) else { continue };
         if let Some(uid) = uids(&uid) {
             found.entry(uid).or_default().push(pid);
@@ -31,6 +31,23 @@ pub(super) fn of_pods<'u>(
         pids.truncate(MAX_PIDS);
     }
     found
+}
+
+fn all(proc: &Path) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten().take(MAX_PROCESSES);
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Those of these network namespaces in which processes run, of a pod or not.
+pub(super) fn busy(proc: &Path, places: &HashSet<Place>) -> HashSet<Place> {
+    let own = all(proc).filter_map(|pid| place_of(proc, pid));
+    own.filter(|place| places.contains(place)).collect()
+}
+
+/// The network namespace of a process.
+pub(super) fn place_of(proc: &Path, pid: u32) -> Option<Place> {
+    let metadata = fs::metadata(proc.join(format!("{pid}/ns/net"))).ok()?;
+    Some(Place(metadata.dev(), metadata.ino()))
 }
 
 /// The uid of the pod that a process belongs to.

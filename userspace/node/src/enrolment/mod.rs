@@ -4,7 +4,11 @@
 //! One thread does it, because each step is a handful of system calls and order matters: the
 //! kernel is told first, and whatever stands between two steps is a pod whose connections are
 //! refused, never one that is past the mesh without having left it.
+//!
+//! On a cluster, a pod's object may go before the pod does (a deletion by force, a node out of
+//! service). It is held then: captured, and refused, until its sandbox and its processes are gone.
 
+mod leave;
 mod ports;
 mod retry;
 mod seat;
@@ -25,9 +29,9 @@ use tokio::sync::watch;
 use crate::cni::Assigned;
 use crate::discovery::Locator;
 
-pub use ports::{Captor, Carrier, Place};
+pub use ports::{Captor, Carrier, Hold, Place};
 use retry::Retry;
-use seat::Seat;
+use seat::{Enrolled, Exempted, Held, Seat};
 pub use seat::{PodState, PodStatus};
 
 /// How often the namespaces of known pods are looked at: a pod that is made anew under the same
@@ -69,6 +73,8 @@ pub type Table = Arc<Mutex<Vec<PodStatus>>>;
 pub struct Enrolment {
     around: Surroundings,
     seats: BTreeMap<WorkloadId, Seat>,
+    /// No more than the kernel's table of pods has room for.
+    held: Vec<Held>,
     identities: HashSet<SpiffeId>,
     leftovers: Leftovers,
     table: Table,
@@ -101,6 +107,7 @@ impl Enrolment {
         Self {
             around,
             seats: BTreeMap::new(),
+            held: Vec::new(),
             identities: HashSet::new(),
             leftovers: Leftovers::Unknown,
             table: Table::default(),
@@ -146,6 +153,12 @@ impl Enrolment {
 
     /// Brings everything in step with the present snapshot; returns when to look again.
     pub fn pass(&mut self, now: Instant) -> Instant {
+        self.pass_while(now, &mut || true)
+    }
+
+    /// The same for as long as this daemon may change what the kernel holds of pods, which is asked
+    /// before each.
+    pub fn pass_while(&mut self, now: Instant, may_go_on: &mut dyn FnMut() -> bool) -> Instant {
         let snapshot = self.around.snapshots.load();
         let (local, search_again) = match &self.around.locator {
             Some(locator) => locator.locate(snapshot.local.iter(), now),
@@ -188,15 +201,25 @@ impl Enrolment {
         let gone: Vec<WorkloadId> =
             self.seats.keys().filter(|id| !wanted.contains_key(*id)).cloned().collect();
         for id in gone {
+            if !may_go_on() {
+                return now;
+            }
             if let Some(seat) = self.seats.remove(&id)
-                && let Some(retry) = self.vacate(&id, seat, Leaving::Gone, now)
+                && let Some(seat) = self.give_up(&id, seat, now)
             {
-                self.seats.insert(id, Seat::Waiting(retry));
+                self.seats.insert(id, seat);
             }
         }
         for (id, wanted) in &mut wanted {
+            if !may_go_on() {
+                return now;
+            }
             self.settle(id, wanted, now);
         }
+        if !may_go_on() {
+            return now;
+        }
+        self.let_held_go(now);
         self.let_leftovers_go(&wanted);
         self.publish(&wanted, now);
         let retries = self.seats.values().filter_map(Seat::next_try);
@@ -205,46 +228,37 @@ impl Enrolment {
 
     /// One pod.
     fn settle(&mut self, id: &WorkloadId, wanted: &Wanted, now: Instant) {
-        let seat = self.seats.remove(id);
-        let seat = match (&wanted.pod.netns, seat) {
+        let path = wanted.pod.netns.as_deref();
+        let place = path.and_then(|path| self.around.captor.place(path));
+        let mut seat = self.seats.remove(id);
+        // A seat in a namespace that is no longer the pod's is no seat.
+        if let Some(elsewhere) = seat.take_if(|s| s.is_elsewhere(place, &wanted.pod.workload.uid))
+            && let Some(still) = self.give_up(id, elsewhere, now)
+        {
+            self.seats.insert(id.clone(), still);
+            return;
+        }
+        if seat.as_ref().is_none_or(|seat| seat.captured().is_none())
+            && let Some(at) = self.held.iter().position(|held| Some(held.captured.place) == place)
+        {
+            // The configuration has it again.
+            let held = self.held.swap_remove(at);
+            seat = Some(Seat::Waiting(Retry::new(now), Some(held.captured)));
+        }
+        let seat = match (path, seat) {
             // Whoever is captured and should be stays so, also when nobody can say any more where
             // the pod is.
             (None, Some(seat @ (Seat::Enrolled(_) | Seat::Refused(..)))) if wanted.enrolled => seat,
             (None, seat) => {
                 let vacated = seat.and_then(|seat| self.vacate(id, seat, Leaving::Exempt, now));
-                vacated.map_or(Seat::Idle(idle_reason(wanted)), Seat::Waiting)
+                vacated.unwrap_or(Seat::Idle(idle_reason(wanted)))
             }
-            (Some(path), seat) => {
-                let place = self.around.captor.place(path);
-                match seat {
-                    // A seat in a namespace that is no longer the pod's is no seat.
-                    Some(seat) if seat.is_elsewhere(place) => {
-                        match self.vacate(id, seat, Leaving::Gone, now) {
-                            Some(retry) => Seat::Waiting(retry),
-                            None => self.place_in(id, wanted, path, place, None, now),
-                        }
-                    }
-                    seat => self.place_in(id, wanted, path, place, seat, now),
-                }
+            (Some(path), seat) if wanted.enrolled => {
+                self.enrolled(id, wanted, path, place.is_some(), seat, now)
             }
+            (Some(path), seat) => self.outside(id, path, place.is_some(), seat, now),
         };
         self.seats.insert(id.clone(), seat);
-    }
-
-    fn place_in(
-        &self,
-        id: &WorkloadId,
-        wanted: &Wanted,
-        path: &Path,
-        place: Option<Place>,
-        seat: Option<Seat>,
-        now: Instant,
-    ) -> Seat {
-        if wanted.enrolled {
-            self.enrolled(id, wanted, path, place, seat, now)
-        } else {
-            self.outside(id, path, place, seat, now)
-        }
     }
 
     fn enrolled(
@@ -252,11 +266,12 @@ impl Enrolment {
         id: &WorkloadId,
         wanted: &Wanted,
         path: &Path,
-        place: Option<Place>,
+        is_there: bool,
         seat: Option<Seat>,
         now: Instant,
     ) -> Seat {
         let pod = &wanted.pod;
+        let uid = &pod.workload.uid;
         let spec = PodSpec {
             excluded_outbound_ports: pod.exclude_outbound_ports.to_vec(),
             excluded_outbound_ranges: pod.exclude_outbound_cidrs.to_vec(),
@@ -267,52 +282,56 @@ impl Enrolment {
             probe_ports: pod.probe_ports.to_vec(),
             ..PodSpec::new(id.clone(), path.to_owned())
         };
-        let mut retry = match seat {
-            Some(Seat::Enrolled(enrolled)) if enrolled.is(&spec) && wanted.refused.is_none() => {
+        let (mut retry, before) = match seat {
+            Some(Seat::Enrolled(enrolled))
+                if enrolled.is(&spec, uid) && wanted.refused.is_none() =>
+            {
                 return Seat::Enrolled(enrolled);
             }
             Some(Seat::Refused(enrolled, why))
-                if enrolled.is(&spec) && wanted.refused.as_ref() == Some(&why) =>
+                if enrolled.is(&spec, uid) && wanted.refused.as_ref() == Some(&why) =>
             {
                 return Seat::Refused(enrolled, why);
             }
-            Some(Seat::Waiting(retry)) if !retry.is_due(now) => return Seat::Waiting(retry),
-            Some(Seat::Waiting(retry)) => retry,
-            _ => Retry::new(now),
+            Some(Seat::Waiting(retry, before)) if !retry.is_due(now) => {
+                return Seat::Waiting(retry, before);
+            }
+            Some(Seat::Waiting(retry, before)) => (retry, before),
+            seat => (Retry::new(now), seat.and_then(Seat::into_captured)),
         };
-        let Some(place) = place else {
+        let is_before = |place| before.as_ref().is_none_or(|before| before.place == place);
+        let hold = if is_there { self.around.captor.hold(path) } else { None };
+        let Some(hold) = hold.filter(|(place, _)| is_before(*place)) else {
             let reason = format!("waiting for the network namespace {}", spec.netns.display());
             if retry.failed(now, reason, false) {
                 tracing::info!(pod = %id, netns = %spec.netns.display(), "waiting for the pod");
             }
-            return Seat::Waiting(retry);
+            return Seat::Waiting(retry, before);
         };
-        let joined = self.around.captor.enroll(&spec).and_then(|mut sockets| {
-            if let Some(assigned) = &self.around.assigned {
-                sockets.given = assigned.of(id, &pod.workload.uid);
+        let failed = |mut retry: Retry, captured, reason: String| {
+            if retry.failed(now, reason.clone(), true) {
+                tracing::warn!(pod = %id, %reason, "pod cannot be captured; trying again");
             }
-            if wanted.refused.is_some() {
-                // Without its sockets whatever the kernel captures is refused.
-                drop(sockets);
-                self.around.carrier.remove_pod(id);
-                return Ok(());
-            }
-            self.around.carrier.add_pod(Arc::clone(pod), sockets).map_err(|e| e.to_string())
-        });
-        match joined {
-            Ok(()) => match &wanted.refused {
-                Some(reason) => {
-                    tracing::error!(pod = %id, %reason, "pod is captured and refused");
-                    Seat::refused(spec, place, Arc::clone(reason))
-                }
-                None => Seat::enrolled(spec, place),
-            },
-            Err(reason) => {
-                if retry.failed(now, reason.clone(), true) {
-                    tracing::warn!(pod = %id, %reason, "pod cannot be captured; trying again");
-                }
-                Seat::Waiting(retry)
-            }
+            Seat::Waiting(retry, captured)
+        };
+        let mut sockets = match self.around.captor.enroll(&spec) {
+            Ok(sockets) => sockets,
+            Err(reason) => return failed(retry, before, reason),
+        };
+        let captured = Enrolled::new(spec, Arc::clone(uid), hold, sockets.port.cookie());
+        if let Some(assigned) = &self.around.assigned {
+            sockets.given = assigned.of(id, uid);
+        }
+        if let Some(reason) = &wanted.refused {
+            // Without its sockets whatever the kernel captures is refused.
+            drop(sockets);
+            self.around.carrier.remove_pod(id);
+            tracing::error!(pod = %id, %reason, "pod is captured and refused");
+            return Seat::Refused(captured, Arc::clone(reason));
+        }
+        match self.around.carrier.add_pod(Arc::clone(pod), sockets) {
+            Ok(()) => Seat::Enrolled(captured),
+            Err(reason) => failed(retry, Some(captured), reason),
         }
     }
 
@@ -321,12 +340,12 @@ impl Enrolment {
         &self,
         id: &WorkloadId,
         path: &Path,
-        place: Option<Place>,
+        is_there: bool,
         seat: Option<Seat>,
         now: Instant,
     ) -> Seat {
         // Among leftovers may be this pod, which has left the mesh while no daemon ran.
-        let captured_before = self.leftovers != Leftovers::None && place.is_some();
+        let captured_before = self.leftovers != Leftovers::None && is_there;
         if captured_before && !(self.around.current)() {
             // What is known may be old: then the pod may have joined since, and be captured.
             return seat.unwrap_or(Seat::Outside(None));
@@ -335,11 +354,13 @@ impl Enrolment {
         let retry = match seat {
             Some(seat @ Seat::Outside(Some(_))) => return seat,
             Some(Seat::Outside(None)) if !exempt => return Seat::Outside(None),
-            Some(Seat::Waiting(retry)) if !retry.is_due(now) => return Seat::Waiting(retry),
-            Some(seat @ (Seat::Enrolled(_) | Seat::Refused(..) | Seat::Waiting(_))) => {
+            Some(Seat::Waiting(retry, captured)) if !retry.is_due(now) => {
+                return Seat::Waiting(retry, captured);
+            }
+            Some(seat @ (Seat::Enrolled(_) | Seat::Refused(..) | Seat::Waiting(..))) => {
                 let retry = seat.retry();
-                if let Some(retry) = self.vacate(id, seat, Leaving::Exempt, now) {
-                    return Seat::Waiting(retry);
+                if let Some(seat) = self.vacate(id, seat, Leaving::Exempt, now) {
+                    return seat;
                 }
                 retry
             }
@@ -349,79 +370,29 @@ impl Enrolment {
             return Seat::Outside(None);
         }
         let mut retry = retry.unwrap_or_else(|| Retry::new(now));
-        let Some(place) = place else {
+        let hold = if is_there { self.around.captor.hold(path) } else { None };
+        let Some((place, hold)) = hold else {
             retry.failed(now, format!("waiting for {}", path.display()), false);
-            return Seat::Waiting(retry);
+            return Seat::Waiting(retry, None);
         };
         match self.around.captor.exempt(path) {
-            Ok(cookie) => Seat::Outside(Some((cookie, place))),
+            Ok(cookie) => Seat::Outside(Some(Exempted { cookie, place, _hold: hold })),
             Err(reason) => {
                 if retry.failed(now, reason.clone(), true) {
                     tracing::warn!(pod = %id, %reason, "pod cannot be exempted; it is refused");
                 }
-                Seat::Waiting(retry)
+                Seat::Waiting(retry, None)
             }
-        }
-    }
-
-    /// Gives a seat up. What the kernel refuses to give up stays refused, and is to be tried
-    /// again.
-    fn vacate(&self, id: &WorkloadId, seat: Seat, leaving: Leaving, now: Instant) -> Option<Retry> {
-        let left = match &seat {
-            // A pod that waits may be half captured: the kernel knows it, the data plane not.
-            Seat::Enrolled(_) | Seat::Refused(..) | Seat::Waiting(_) => {
-                let left = self.around.captor.leave(id, leaving);
-                // New connections pass from here on; those under way are the carrier's to end.
-                self.around.carrier.remove_pod(id);
-                left
-            }
-            Seat::Outside(Some((cookie, _))) if leaving == Leaving::Gone => {
-                self.around.captor.release(*cookie, leaving)
-            }
-            Seat::Outside(_) | Seat::Idle(_) => Ok(()),
-        };
-        let reason = left.err()?;
-        let mut retry = seat.retry().unwrap_or_else(|| Retry::new(now));
-        if retry.failed(now, reason.clone(), true) {
-            tracing::warn!(pod = %id, %reason, "pod cannot be let go; it is refused");
-        }
-        Some(retry)
-    }
-
-    /// Pods that an earlier daemon captured and nobody wants now. They stay refused as long as one
-    /// of them may be a pod that is wanted and has not been found yet.
-    fn let_leftovers_go(&mut self, wanted: &BTreeMap<WorkloadId, Wanted>) {
-        let captured =
-            |id| matches!(self.seats.get(id), Some(Seat::Enrolled(_) | Seat::Refused(..)));
-        if self.leftovers != Leftovers::Some
-            || wanted.iter().any(|(id, w)| w.enrolled && !captured(id))
-            || !(self.around.complete)()
-            || !(self.around.current)()
-        {
-            return;
-        }
-        let released = self.around.captor.leftovers().and_then(|cookies| {
-            for cookie in cookies {
-                tracing::info!(netns = %cookie, "letting go what an earlier daemon captured");
-                self.around.captor.release(cookie, Leaving::Gone)?;
-            }
-            Ok(())
-        });
-        match released {
-            Ok(()) => self.leftovers = Leftovers::None,
-            Err(reason) => tracing::warn!(%reason, "leftovers of an earlier daemon stay refused"),
         }
     }
 
     fn publish(&self, wanted: &BTreeMap<WorkloadId, Wanted>, now: Instant) {
-        let status = self
-            .seats
-            .iter()
-            .map(|(id, seat)| {
-                let netns = wanted.get(id).and_then(|w| w.pod.netns.clone());
-                seat.status(id, netns, now)
-            })
-            .collect();
+        let seats = self.seats.iter().map(|(id, seat)| {
+            let netns = wanted.get(id).and_then(|w| w.pod.netns.clone());
+            seat.status(id, netns, now)
+        });
+        // Whoever looks for a name finds the pod that has it now first.
+        let status = seats.chain(self.held.iter().map(Held::status)).collect();
         *self.table.lock() = status;
         self.passes.send_modify(|passes| *passes += 1);
     }

@@ -1,21 +1,27 @@
 //! What enrolment needs of the kernel and of the data plane, so that it can be tried without
 //! either.
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use fairlead_capture::{Capture, CaptureError, Leaving, PodSpec};
+use fairlead_capture::{Capture, Leaving, PodSpec};
 use fairlead_config::model::LocalPod;
 use fairlead_types::{NetnsCookie, PodSockets, WorkloadId};
+
+use crate::discovery::Namespace;
 
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 
-/// Which network namespace is at a path: device and inode. As long as a pod is enrolled its
-/// namespace is held, so that the number cannot come to mean another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which network namespace is at a path: device and inode. The kernel gives the number of one that
+/// is gone to the next that is made: it says which one only while the namespace is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place(pub u64, pub u64);
+
+/// Holds a network namespace until it is dropped.
+pub type Hold = Box<dyn fmt::Debug + Send>;
 
 /// Captures pods. Errors are words for people: nothing is decided by them.
 pub trait Captor: Send + Sync {
@@ -24,11 +30,11 @@ pub trait Captor: Send + Sync {
     /// # Errors
     /// Why it could not be; then it is as before, or refused.
     fn enroll(&self, spec: &PodSpec) -> Result<PodSockets, String>;
-    /// Lets a pod go; one that is not captured is let go already.
+    /// Lets a pod go that was captured in this namespace.
     ///
     /// # Errors
     /// Why it could not be.
-    fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), String>;
+    fn leave(&self, id: &WorkloadId, netns: NetnsCookie, leaving: Leaving) -> Result<(), String>;
     /// Lets a namespace pass where unknown ones are refused.
     ///
     /// # Errors
@@ -46,6 +52,8 @@ pub trait Captor: Send + Sync {
     fn release(&self, netns: NetnsCookie, leaving: Leaving) -> Result<(), String>;
     /// Which namespace is at a path now; `None`: none.
     fn place(&self, netns: &Path) -> Option<Place>;
+    /// The same, and holds it.
+    fn hold(&self, netns: &Path) -> Option<(Place, Hold)>;
 }
 
 impl Captor for Capture {
@@ -53,11 +61,11 @@ impl Captor for Capture {
         Self::enroll(self, spec).map_err(|e| e.to_string())
     }
 
-    fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), String> {
-        match Self::leave(self, id, leaving) {
-            Ok(()) | Err(CaptureError::NotEnrolled(_)) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
+    fn leave(&self, id: &WorkloadId, netns: NetnsCookie, leaving: Leaving) -> Result<(), String> {
+        // By its namespace: another one may go on under the same name.
+        Self::release(self, netns, leaving).map_err(|e| e.to_string())?;
+        tracing::info!(pod = %id, %netns, ?leaving, "pod is no longer captured");
+        Ok(())
     }
 
     fn exempt(&self, netns: &Path) -> Result<NetnsCookie, String> {
@@ -80,6 +88,13 @@ impl Captor for Capture {
             return None;
         }
         std::fs::metadata(netns).ok().map(|m| Place(m.dev(), m.ino()))
+    }
+
+    fn hold(&self, netns: &Path) -> Option<(Place, Hold)> {
+        let place = Captor::place(self, netns)?;
+        let namespace = Namespace::open(netns).ok()?;
+        // Between the two looks another may have come.
+        (namespace.place() == place).then(|| (place, Box::new(namespace) as Hold))
     }
 }
 

@@ -3,12 +3,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Weak;
 use std::time::Duration;
 
 use fairlead_config::model::{PeerWire, Snapshot, Workload};
 use fairlead_types::{ClientAddr, FlowMiss, Labels, NetnsCookie, OriginalDst, PodPort, PodSockets};
 
 use super::*;
+use crate::discovery::Namespace;
 
 /// A kernel of paper: which namespace is at which path, what is captured, what was done.
 #[derive(Default)]
@@ -18,6 +20,10 @@ struct Paper {
     leftovers: Mutex<Vec<NetnsCookie>>,
     log: Mutex<Vec<String>>,
     given: Mutex<HashMap<WorkloadId, Vec<IpAddr>>>,
+    /// What pods have left, in this order.
+    left: Mutex<Vec<NetnsCookie>>,
+    /// Namespaces that are held.
+    holds: Mutex<Vec<(Place, Weak<()>)>>,
 }
 
 impl Paper {
@@ -38,6 +44,21 @@ impl Paper {
         self.places.lock().insert(path.into(), Place(0, number));
     }
 
+    /// Makes the namespace at `path` anew. The numbers of those that nobody holds are given out
+    /// again, the lowest first.
+    fn remake(&self, path: &str) -> Place {
+        let mut places = self.places.lock();
+        places.remove(Path::new(path));
+        let mut holds = self.holds.lock();
+        holds.retain(|(_, held)| held.strong_count() > 0);
+        let taken = |place: &Place| {
+            places.values().any(|p| p == place) || holds.iter().any(|(held, _)| held == place)
+        };
+        let free = (1..).map(|number| Place(0, number)).find(|place| !taken(place)).unwrap();
+        places.insert(path.into(), free);
+        free
+    }
+
     fn refuse(&self, call: &'static str, reason: Option<&str>) {
         match reason {
             Some(reason) => self.refusals.lock().insert(call, reason.into()),
@@ -46,11 +67,12 @@ impl Paper {
     }
 }
 
-struct NoPort;
+/// Of a namespace whose cookie is that.
+struct NoPort(NetnsCookie);
 
 impl PodPort for NoPort {
     fn cookie(&self) -> NetnsCookie {
-        NetnsCookie(0)
+        self.0
     }
 
     fn outbound_socket(&self, _: SocketAddr) -> io::Result<OwnedFd> {
@@ -69,17 +91,20 @@ impl PodPort for NoPort {
 impl Captor for Paper {
     fn enroll(&self, spec: &PodSpec) -> Result<PodSockets, String> {
         self.note("enroll", format!("{} {:?}", spec.id, spec.excluded_outbound_ports))?;
+        let place = self.place(&spec.netns).ok_or("no namespace")?;
         Ok(PodSockets {
             outbound: vec![],
             inbound: vec![],
-            port: Arc::new(NoPort),
+            port: Arc::new(NoPort(NetnsCookie(place.1))),
             ips: vec![],
             given: vec![],
         })
     }
 
-    fn leave(&self, id: &WorkloadId, leaving: Leaving) -> Result<(), String> {
-        self.note("leave", format!("{id} {leaving:?}"))
+    fn leave(&self, id: &WorkloadId, netns: NetnsCookie, leaving: Leaving) -> Result<(), String> {
+        self.note("leave", format!("{id} {leaving:?}"))?;
+        self.left.lock().push(netns);
+        Ok(())
     }
 
     fn exempt(&self, netns: &Path) -> Result<NetnsCookie, String> {
@@ -96,7 +121,16 @@ impl Captor for Paper {
     }
 
     fn place(&self, netns: &Path) -> Option<Place> {
+        if netns.starts_with("/proc/self/fd") {
+            return Namespace::open(netns).ok().map(|namespace| namespace.place());
+        }
         self.places.lock().get(netns).copied()
+    }
+
+    fn hold(&self, netns: &Path) -> Option<(Place, Hold)> {
+        let (place, hold) = (self.place(netns)?, Arc::new(()));
+        self.holds.lock().push((place, Arc::downgrade(&hold)));
+        Some((place, Box::new(hold)))
     }
 }
 
@@ -190,6 +224,14 @@ impl Bench {
         self.now += later;
         self.enrolment.pass(self.now);
         self.paper.done()
+    }
+
+    /// The node of a cluster, whose processes are in the directory `proc`.
+    fn on_cluster(proc: &Path) -> (Self, Arc<Locator>) {
+        let mut bench = Self::new(false);
+        let locator = Arc::new(Locator::new(proc.to_owned(), NetnsCookie(0), false));
+        bench.enrolment.around.locator = Some(Arc::clone(&locator));
+        (bench, locator)
     }
 
     fn state(&self, index: usize) -> (PodState, String) {
@@ -360,6 +402,35 @@ fn what_was_only_kept_on_disk_lets_nobody_out() {
 }
 
 #[test]
+fn nothing_is_touched_once_a_pass_may_not_go_on() {
+    let mut b = Bench::new(false);
+    let pods = ["a", "b", "c"].map(|name| pod(name, Some(&format!("/n/{name}")), true));
+    for (number, name) in ["a", "b", "c"].iter().enumerate() {
+        b.paper.put(&format!("/n/{name}"), number as u64);
+    }
+    b.paper.leftovers.lock().push(NetnsCookie(9));
+    let all: Vec<&LocalPod> = pods.iter().collect();
+    b.publish(&all);
+    let mut left = 2;
+    b.enrolment.pass_while(b.now, &mut || {
+        left -= 1;
+        left >= 0
+    });
+    let two = ["enroll default/a []", "add default/a", "enroll default/b []", "add default/b"];
+    assert_eq!(b.paper.done(), two);
+    // Nor before what is left is let go, or what is gone.
+    left = 3;
+    b.enrolment.pass_while(b.now, &mut || {
+        left -= 1;
+        left >= 0
+    });
+    assert_eq!(b.paper.done(), ["enroll default/c []", "add default/c"]);
+    b.publish(&[]);
+    b.enrolment.pass_while(b.now, &mut || false);
+    assert_eq!(b.paper.done(), [""; 0]);
+}
+
+#[test]
 fn the_thread_follows_the_configuration_and_ends() {
     let b = Bench::new(false);
     let (paper, snapshots) = (Arc::clone(&b.paper), b.snapshots.clone());
@@ -452,3 +523,35 @@ fn the_data_plane_is_told_what_a_pod_was_given() {
     b.pass(&[&other], LATER);
     assert!(assigned.of(&WorkloadId::new("default", "a"), "another").is_empty());
 }
+
+#[test]
+fn a_namespace_made_anew_with_the_number_of_the_last_is_another() {
+    let mut b = Bench::new(true);
+    let refused = |b: &mut Bench, pod: &LocalPod| {
+        let mut next = Snapshot { version: b.snapshots.load().version + 1, ..<_>::default() };
+        next.local.insert(pod.workload.id.clone(), Arc::new(pod.clone()));
+        next.refused.insert(pod.workload.id.clone(), "odd".into());
+        b.snapshots.publish(Arc::new(next));
+        b.now += SOON;
+        b.enrolment.pass(b.now);
+        b.paper.done()
+    };
+    // Captured and refused, nobody has sockets of its namespace.
+    let first = b.paper.remake("/n/a");
+    let a = pod("a", Some("/n/a"), true);
+    assert_eq!(refused(&mut b, &a), ["enroll default/a []", "remove default/a"]);
+    assert_ne!(b.paper.remake("/n/a"), first);
+    let again = refused(&mut b, &a);
+    assert!(again.contains(&"enroll default/a []".into()), "{again:?}");
+    // Exempted.
+    let outside = pod("a", Some("/n/a"), false);
+    assert!(b.pass(&[&outside], SOON).contains(&"exempt /n/a".into()));
+    b.paper.remake("/n/a");
+    assert_eq!(b.pass(&[&outside], SOON), ["release 7 Gone", "exempt /n/a"]);
+    // None is held for longer than it is needed.
+    b.pass(&[], SOON);
+    assert_eq!(b.paper.remake("/n/a"), first);
+}
+
+#[path = "outliving_tests.rs"]
+mod outliving;

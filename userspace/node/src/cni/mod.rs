@@ -60,10 +60,11 @@ enum Standing {
 }
 
 impl Answers {
-    /// The answer to one question.
-    pub async fn answer(&self, request: Request) -> Response {
-        match request {
-            Request::Add(sandbox) => self.add(&sandbox).await,
+    /// The answer to one question. None: this daemon enrols nobody any more, and the next one is to
+    /// be asked.
+    pub async fn answer(&self, request: Request) -> Option<Response> {
+        Some(match request {
+            Request::Add(sandbox) => return self.add(&sandbox).await,
             Request::Check(sandbox) => self.check(&sandbox),
             Request::Del { container_id, .. } => {
                 self.locator.forget(&container_id);
@@ -77,13 +78,13 @@ impl Answers {
                 Response::Done
             }
             Request::Status => Response::Done,
-        }
+        })
     }
 
-    async fn add(&self, sandbox: &Sandbox) -> Response {
+    async fn add(&self, sandbox: &Sandbox) -> Option<Response> {
         let deadline = Instant::now() + ADD_PATIENCE;
         let id = WorkloadId::new(&sandbox.pod_namespace, &sandbox.pod_name);
-        let refused = |reason: String| Response::Refused { reason };
+        let refused = |reason: String| Some(Response::Refused { reason });
         let namespace = match Namespace::open(Path::new(&sandbox.netns)) {
             Ok(namespace) => namespace,
             Err(error) => {
@@ -112,19 +113,20 @@ impl Answers {
             let left = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, passes.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => break,
+                Ok(Err(_)) => return None,
+                Err(_) => break,
             }
         }
         match standing {
             Standing::Captured(identity) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match self.identity.certificate_within(&identity, left).await {
-                    Ok(_) => Response::Enrolled,
+                    Ok(_) => Some(Response::Enrolled),
                     Err(error) => refused(error.to_string()),
                 }
             }
-            Standing::Outside => Response::Outside,
-            Standing::Unknown => Response::Unknown,
+            Standing::Outside => Some(Response::Outside),
+            Standing::Unknown => Some(Response::Unknown),
             Standing::Refused(reason) | Standing::NotYet(reason) => refused(reason),
         }
     }
@@ -174,3 +176,6 @@ impl Answers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,7 @@ impl Server {
     }
 }
 
-async fn one(mut stream: UnixStream, answers: &Answers) -> io::Result<()> {
+pub(super) async fn one(mut stream: UnixStream, answers: &Answers) -> io::Result<()> {
     // The file's mode says it already.
     if stream.peer_cred()?.uid() != 0 {
         return Err(io::ErrorKind::PermissionDenied.into());
@@ -73,6 +73,8 @@ async fn one(mut stream: UnixStream, answers: &Answers) -> io::Result<()> {
             tracing::debug!(?request, "CNI plugin asks");
             let response = answers.answer(request).await;
             tracing::debug!(?response, "CNI plugin is answered");
+            // One that is hung up on waits for the socket of the next daemon, and asks that.
+            let Some(response) = response else { return Ok(()) };
             response
         }
         Err(error) => Response::Refused { reason: error.to_string() },

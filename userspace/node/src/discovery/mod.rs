@@ -194,6 +194,19 @@ impl Locator {
         self.remaining.lock().of(places, &told, now, || processes::busy(&self.proc, places))
     }
 
+    /// The network namespaces of pods that run and of which none of these uids is, each once.
+    #[must_use]
+    pub fn unlisted(&self, listed: &HashSet<&str>) -> Vec<(String, Namespace)> {
+        let mut places = HashSet::new();
+        let namespace = |(pid, uid): (u32, String)| {
+            let namespace = Namespace::open(&self.proc.join(format!("{pid}/ns/net"))).ok()?;
+            let is_its = processes::pod_of(&self.proc, pid).as_ref() == Some(&uid);
+            (is_its && places.insert(namespace.place())).then_some((uid, namespace))
+        };
+        let pods = processes::all_of_pods(&self.proc).filter(|(_, uid)| !listed.contains(&**uid));
+        pods.filter_map(namespace).take(MAX_TOLD).collect()
+    }
+
     /// The pods as the configuration has them, each with the path of its namespace; and when to look
     /// again for those of which it is not known.
     pub fn locate<'p>(

@@ -20,8 +20,7 @@ pub(super) fn of_pods<'u>(
     uids: impl Fn(&str) -> Option<&'u str>,
 ) -> HashMap<&'u str, Vec<u32>> {
     let mut found: HashMap<&str, Vec<u32>> = HashMap::new();
-    for pid in all(proc) {
-        let Some(uid) = pod_of(proc, pid) else { continue };
+    for (pid, uid) in all_of_pods(proc) {
         if let Some(uid) = uids(&uid) {
             found.entry(uid).or_default().push(pid);
         }
@@ -36,6 +35,11 @@ pub(super) fn of_pods<'u>(
 fn all(proc: &Path) -> impl Iterator<Item = u32> {
     let entries = fs::read_dir(proc).into_iter().flatten().flatten().take(MAX_PROCESSES);
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// All processes of pods, with the pods' uids.
+pub(super) fn all_of_pods(proc: &Path) -> impl Iterator<Item = (u32, String)> {
+    all(proc).filter_map(move |pid| Some((pid, pod_of(proc, pid)?)))
 }
 
 /// Those of these network namespaces in which processes run, of a pod or not.

@@ -1,15 +1,17 @@
 //! How pods leave: those that the configuration has no more, or outside of the mesh, and what an
 //! earlier daemon left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
-use fairlead_capture::Leaving;
-use fairlead_types::WorkloadId;
+use fairlead_capture::{Leaving, PodSpec};
+use fairlead_types::{NetnsCookie, WorkloadId};
 
 use super::retry::Retry;
-use super::seat::{Held, Seat};
-use super::{Enrolment, Leftovers, Wanted};
+use super::seat::{Enrolled, Held, Seat};
+use super::{Enrolment, Hold, Leftovers, Place, Wanted};
+use crate::discovery::Namespace;
 
 impl Enrolment {
     /// Gives up the seat of a pod that the configuration has no more, or has elsewhere. On a cluster
@@ -79,8 +81,9 @@ impl Enrolment {
     }
 
     /// Pods that an earlier daemon captured and nobody wants now. They stay refused as long as one
-    /// of them may be a pod that is wanted and has not been found yet.
-    pub(super) fn let_leftovers_go(&mut self, wanted: &BTreeMap<WorkloadId, Wanted>) {
+    /// of them may be a pod that is wanted and has not been found yet; those that run on without
+    /// their objects are held.
+    pub(super) fn let_leftovers_go(&mut self, wanted: &BTreeMap<WorkloadId, Wanted>, now: Instant) {
         let captured =
             |id| matches!(self.seats.get(id), Some(Seat::Enrolled(_) | Seat::Refused(..)));
         if self.leftovers != Leftovers::Some
@@ -90,10 +93,16 @@ impl Enrolment {
         {
             return;
         }
-        let released = self.around.captor.leftovers().and_then(|cookies| {
+        let captor = Arc::clone(&self.around.captor);
+        let released = captor.leftovers().and_then(|cookies| {
+            let mut running = self.running_without_objects(&cookies, wanted);
             for cookie in cookies {
+                if let Some((uid, namespace)) = running.remove(&cookie) {
+                    self.hold(&uid, namespace, now)?;
+                    continue;
+                }
                 tracing::info!(netns = %cookie, "letting go what an earlier daemon captured");
-                self.around.captor.release(cookie, Leaving::Gone)?;
+                captor.release(cookie, Leaving::Gone)?;
             }
             Ok(())
         });
@@ -101,5 +110,33 @@ impl Enrolment {
             Ok(()) => self.leftovers = Leftovers::None,
             Err(reason) => tracing::warn!(%reason, "leftovers of an earlier daemon stay refused"),
         }
+    }
+
+    /// Those of these namespaces in which pods run that the configuration has no more.
+    fn running_without_objects(
+        &self,
+        cookies: &[NetnsCookie],
+        wanted: &BTreeMap<WorkloadId, Wanted>,
+    ) -> HashMap<NetnsCookie, (String, Namespace)> {
+        let locator = self.around.locator.as_ref().filter(|l| l.pods_outlive_their_objects());
+        let Some(locator) = locator.filter(|_| !cookies.is_empty()) else { return HashMap::new() };
+        let listed = wanted.values().map(|wanted| &*wanted.pod.workload.uid).collect();
+        let with_cookie = |(uid, namespace): (String, Namespace)| {
+            let cookie = self.around.captor.cookie(&namespace.path()).ok()?;
+            cookies.contains(&cookie).then_some((cookie, (uid, namespace)))
+        };
+        locator.unlisted(&listed).into_iter().filter_map(with_cookie).collect()
+    }
+
+    /// Holds a pod of which an earlier daemon knew more.
+    fn hold(&mut self, uid: &str, namespace: Namespace, now: Instant) -> Result<(), String> {
+        let id = WorkloadId::new("uid", uid);
+        let spec = PodSpec::new(id.clone(), namespace.path());
+        // Without its sockets whatever the kernel captures is refused.
+        let cookie = self.around.captor.enroll(&spec)?.port.cookie();
+        let hold: (Place, Hold) = (namespace.place(), Box::new(namespace));
+        let captured = Enrolled::new(spec, uid.into(), hold, cookie);
+        self.held.push(Held { id, captured, retry: Retry::new(now) });
+        Ok(())
     }
 }

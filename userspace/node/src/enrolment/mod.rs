@@ -220,7 +220,7 @@ impl Enrolment {
             return now;
         }
         self.let_held_go(now);
-        self.let_leftovers_go(&wanted);
+        self.let_leftovers_go(&wanted, now);
         self.publish(&wanted, now);
         let retries = self.seats.values().filter_map(Seat::next_try);
         retries.chain(search_again).min().unwrap_or(now + LOOK).min(now + LOOK).max(now)

@@ -33,6 +33,13 @@ impl Node {
         fs::hard_link(self.dir.join(netns), ns.join("net")).unwrap();
     }
 
+    /// Starts one of a pod there.
+    fn start_of(&self, uid: &str, pid: u32, netns: &str) {
+        self.start(pid, netns);
+        let text = format!("0::/kubepods/pod{uid}/c\n");
+        fs::write(self.proc().join(format!("{pid}/cgroup")), text).unwrap();
+    }
+
     fn end(&self, pid: u32) {
         fs::remove_dir_all(self.proc().join(pid.to_string())).unwrap();
     }
@@ -156,6 +163,42 @@ fn a_pod_that_comes_back_is_served_again() {
     assert_eq!(b.pass(&[&u1], SOON), JOINS, "and does not leave in between");
     assert_eq!(b.state(0).0, PodState::Captured);
     assert_eq!(b.enrolment.table.lock().len(), 1);
+}
+
+#[test]
+fn a_pod_without_its_object_is_refused_by_the_next_daemon_too() {
+    const GONE: &str = "0f1e2d3c-4b5a-6978-8695-a4b3c2d1e0f9";
+    const LISTED: &str = "1f1e2d3c-4b5a-6978-8695-a4b3c2d1e0f9";
+    let node = Node::new("next");
+    let cookies = ["n1", "n2", "n3"].map(|name| NetnsCookie(node.netns(name).place().1));
+    node.start_of(GONE, 7, "n1");
+    node.start_of(GONE, 8, "n1");
+    node.start_of(LISTED, 9, "n2");
+    let bench = || {
+        let (b, locator) = Bench::on_cluster(&node.proc());
+        b.paper.leftovers.lock().extend(cookies);
+        (b, locator)
+    };
+    let (mut b, _) = bench();
+    // One that left the mesh, and has not been found; and one in which nothing runs.
+    let outside = a(LISTED);
+    let workload = Workload { enrolled: false, ..Workload::clone(&outside.workload) };
+    let outside = LocalPod { workload: Arc::new(workload), ..outside };
+    let [_, second, third] = cookies.map(|cookie| format!("release {cookie} Gone"));
+    let held = format!("enroll uid/{GONE} []");
+    assert_eq!(b.pass(&[&outside], SOON), [held, second, third]);
+    assert_eq!((b.state(1).0, b.pass(&[&outside], A_LOOK)), (PodState::Refused, vec![]));
+    node.end(7);
+    assert_eq!(b.pass(&[&outside], A_LOOK), [""; 0]);
+    node.end(8);
+    let gone = format!("leave uid/{GONE} Gone");
+    assert_eq!(b.pass(&[&outside], A_LOOK), [gone]);
+    assert_eq!(*b.paper.left.lock(), [cookies[0]]);
+    // What is in a directory is let go.
+    node.start_of(GONE, 7, "n1");
+    let (mut b, _) = bench();
+    b.enrolment.around.locator = Some(Arc::new(Locator::new(node.proc(), NetnsCookie(0), true)));
+    assert_eq!(b.pass(&[], SOON), cookies.map(|cookie| format!("release {cookie} Gone")));
 }
 
 #[test]

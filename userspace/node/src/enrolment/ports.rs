@@ -52,7 +52,12 @@ pub trait Captor: Send + Sync {
     fn release(&self, netns: NetnsCookie, leaving: Leaving) -> Result<(), String>;
     /// Which namespace is at a path now; `None`: none.
     fn place(&self, netns: &Path) -> Option<Place>;
-    /// The same, and holds it.
+    /// The cookie of the namespace at a path.
+    ///
+    /// # Errors
+    /// There is none.
+    fn cookie(&self, netns: &Path) -> Result<NetnsCookie, String>;
+    /// Which namespace is at a path, and holds it.
     fn hold(&self, netns: &Path) -> Option<(Place, Hold)>;
 }
 
@@ -88,6 +93,10 @@ impl Captor for Capture {
             return None;
         }
         std::fs::metadata(netns).ok().map(|m| Place(m.dev(), m.ino()))
+    }
+
+    fn cookie(&self, netns: &Path) -> Result<NetnsCookie, String> {
+        fairlead_capture::netns_cookie(netns).map_err(|e| e.to_string())
     }
 
     fn hold(&self, netns: &Path) -> Option<(Place, Hold)> {

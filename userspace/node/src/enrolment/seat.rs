@@ -153,7 +153,10 @@ impl Held {
             netns: None,
             place: Some(self.captured.place),
             state: PodState::Refused,
-            reason: Some("its object is gone; it is refused until its sandbox is, too".into()),
+            reason: Some(
+                "its object is gone, or it has ended; it is refused until its sandbox is gone, too"
+                    .into(),
+            ),
             waiting: None,
         }
     }

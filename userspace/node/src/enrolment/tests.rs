@@ -127,6 +127,10 @@ impl Captor for Paper {
         self.places.lock().get(netns).copied()
     }
 
+    fn cookie(&self, netns: &Path) -> Result<NetnsCookie, String> {
+        self.place(netns).map(|place| NetnsCookie(place.1)).ok_or_else(|| "no namespace".into())
+    }
+
     fn hold(&self, netns: &Path) -> Option<(Place, Hold)> {
         let (place, hold) = (self.place(netns)?, Arc::new(()));
         self.holds.lock().push((place, Arc::downgrade(&hold)));

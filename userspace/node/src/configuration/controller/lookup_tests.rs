@@ -187,7 +187,8 @@ async fn connections_that_have_ended_take_no_room() {
     }
     let later = Arc::clone(&lookups);
     let later = tokio::spawn(async move { later.look_up(address(LOOKUPS_WAITING)).await });
-    assert_eq!(asked.recv().await, Some(address(LOOKUPS_WAITING)));
+    let question = tokio::time::timeout(PATIENCE, asked.recv()).await;
+    assert_eq!(question, Ok(Some(address(LOOKUPS_WAITING))));
     lookups.sent(1, vec![address(LOOKUPS_WAITING)]);
     lookups.found(1, true, &[]);
     assert_eq!(later.await.unwrap(), Answer::LookAgain);

@@ -27,13 +27,14 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use crate::admin::Server;
+use crate::calls::Calls;
 use crate::cni::Assigned;
 use crate::discovery::Locator;
 use crate::enroller::Parts;
 use crate::enrolment::{Carrier, Table};
 use crate::handover::{self, Met, Successor};
 use crate::instance::Instance;
-use crate::life::{self, End, Life};
+use crate::life::{End, Life};
 use crate::logging::Logging;
 use crate::metrics::Sources;
 use crate::open::Doors;
@@ -89,6 +90,7 @@ pub fn run(settings: &Settings) -> ExitCode {
         Ok(End::Stopped) => {
             tracing::info!("ended; connections of enrolled pods are refused until a daemon runs");
         }
+        Ok(End::CalledOff) => tracing::info!("ended; the daemon that served before goes on"),
         Err(error) => tracing::error!("{error:#}"),
     }
     log.lines.flush();
@@ -148,7 +150,8 @@ fn run_logged(
         // What was kept counts before the first certificate does.
         let kept = bundles.borrow().clone();
         certificates::take_bundle(&identity, &authority, kept);
-        control.spawn(certificates::follow_bundle(Arc::clone(&identity), authority, bundles));
+        let following = certificates::follow_bundle(Arc::clone(&identity), authority, bundles);
+        supervisor.task_that_may_end(control.handle(), "trust", following);
     }
     let (own_problems, _following) = mesh::follow(settings, &configuration, &telemetry, &identity);
     let data = DataRuntime::start(settings.run.workers, &supervisor)?;
@@ -219,7 +222,7 @@ fn run_logged(
         table,
         supervisor: supervisor.clone(),
     };
-    let (tell, mut taken) = oneshot::channel();
+    let (tell, taken) = oneshot::channel();
     let ready = readiness.clone();
     let mut enroller = parts.start(met, move || {
         if alone {
@@ -228,13 +231,14 @@ fn run_logged(
         }
         let _ = tell.send(());
     })?;
+    let reread = || configuration.reread();
+    let mut calls = Calls { signals, ends: &mut ends, reread: &reread };
     if !alone {
-        control.block_on(async {
-            tokio::select! {
-                fatal = ends.recv() => Err(life::failed(fatal)),
-                _ = &mut taken => Ok(()),
-            }
-        })?;
+        let Some(taken) = control.block_on(calls.during(taken))? else {
+            // Until this process ends it may be taking a pod: the line ends with it, not before.
+            return Ok(End::CalledOff);
+        };
+        taken.context("taking over from the daemon before has ended")?;
         let doors = Doors::take_over(settings)?;
         tasks = start_control(&control, &supervisor, doors, &shown)?;
     }
@@ -250,9 +254,17 @@ fn run_logged(
         readiness.started();
         tracing::info!("ready");
     }
-    let life =
-        Life { parts, configuration: &configuration, readiness, data: &data, doors: tasks, server };
-    let outcome = control.block_on(life.live(signals, &mut ends, enroller));
+    let life = Life {
+        parts,
+        configuration: &configuration,
+        readiness,
+        data: &data,
+        doors: tasks,
+        server,
+        enroller: Some(enroller),
+        freezing: None,
+    };
+    let outcome = control.block_on(life.live(calls));
     telemetry.access_log().flush();
     drop(configuration);
     data.stop();

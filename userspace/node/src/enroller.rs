@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 use fairlead_capture::Capture;
 use fairlead_config::{SnapshotHandle, Subscription};
 use fairlead_identity::IdentityStore;
@@ -14,13 +14,13 @@ use fairlead_proxy::DataPlane;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 
 use crate::cni::{self, Answers, Assigned};
 use crate::configuration::Report;
 use crate::discovery::Locator;
 use crate::enrolment::{Enrolment, Surroundings, Table};
-use crate::handover::{Met, Successor};
+use crate::handover::{Met, Successor, TAKE_PATIENCE};
 use crate::settings::{Settings, UnknownNetns};
 use crate::supervise::Supervisor;
 
@@ -30,6 +30,11 @@ const CERTIFICATES: Duration = Duration::from_secs(10);
 /// How long a successor looks for pods that its predecessor serves. What it has not found by then is
 /// refused until it is.
 const TAKE_OVER: Duration = Duration::from_secs(20);
+/// How long a successor may take for all pods; then it stops, before it is called off
+/// ([`TAKE_PATIENCE`]).
+const GIVE_UP: Duration = Duration::from_secs(45);
+const _: () = assert!(TAKE_OVER.as_secs() < GIVE_UP.as_secs());
+const _: () = assert!(GIVE_UP.as_secs() + 10 <= TAKE_PATIENCE.as_secs());
 /// How long a successor waits for the controller's word before it takes pods over by what was kept
 /// on disk. Its predecessor serves until then, and may have pods that were not kept yet.
 const CURRENT: Duration = Duration::from_secs(10);
@@ -124,7 +129,9 @@ impl Parts {
                 let mut enrolment = enrolment;
                 if let Some(taking) = taking {
                     match taking.run(&mut enrolment, &told) {
-                        Ok(line) => predecessor = Some(line),
+                        Ok(Some(line)) => predecessor = Some(line),
+                        // No pod may be touched any more.
+                        Ok(None) => return,
                         Err(error) => {
                             supervisor.end("handover", format!("{error:#}"));
                             return;
@@ -164,7 +171,8 @@ impl Parts {
             cni::Server::bind(&pods.cni_socket)?
         };
         tracing::info!(socket = %pods.cni_socket.display(), "CNI plugins");
-        enroller.plugins = Some(self.control.spawn(server.serve(answers)));
+        let plugins = self.supervisor.task(&self.control, "cni", server.serve(answers));
+        enroller.plugins = Some(plugins);
         Ok(())
     }
 }
@@ -182,12 +190,16 @@ struct Taking {
 }
 
 impl Taking {
-    /// Takes over; the line to the predecessor.
-    fn run(mut self, enrolment: &mut Enrolment, told: &Receiver<()>) -> anyhow::Result<Successor> {
+    /// Takes over; the line to the predecessor. `None`: this daemon ends.
+    fn run(
+        mut self,
+        enrolment: &mut Enrolment,
+        told: &Receiver<()>,
+    ) -> anyhow::Result<Option<Successor>> {
         let begun = Instant::now();
         while !self.report.lock().current && begun.elapsed() < CURRENT {
             if told.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected) {
-                return Ok(self.successor);
+                return Ok(None);
             }
         }
         self.certificates();
@@ -198,32 +210,20 @@ impl Taking {
         }
         let started = Instant::now();
         self.plane.hold();
-        loop {
-            let now = Instant::now();
-            let next = enrolment.pass(now);
+        let pass = |now, may_go_on: &mut dyn FnMut() -> bool| {
+            let next = enrolment.pass_while(now, may_go_on);
             // Whoever is not found at once is not waited for.
             self.plane.serve();
-            let left = self.capture.leftovers()?;
-            if left.is_empty() {
-                break;
-            }
-            if started.elapsed() > TAKE_OVER {
-                tracing::warn!(
-                    pods = left.len(),
-                    "pods that the daemon before served cannot be found; they are refused until \
-                     they are"
-                );
-                break;
-            }
-            let wait = next.saturating_duration_since(now).min(LOOK);
-            if told.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
-                return Ok(self.successor);
-            }
+            next
+        };
+        let left = || Ok(self.capture.leftovers()?.len());
+        if !take_pods(&mut self.successor, (TAKE_OVER, GIVE_UP), pass, left, told)? {
+            return Ok(None);
         }
         self.successor.taken()?;
         self.capture.take_hold()?;
         tracing::info!(took = ?started.elapsed(), "all pods are taken over");
-        Ok(self.successor)
+        Ok(Some(self.successor))
     }
 
     /// Has the certificates of the node's pods, so that their first connections do not wait.
@@ -246,11 +246,55 @@ impl Taking {
     }
 }
 
+/// Has `pass` take pods until none is `left` with the predecessor, or those that are cannot be found
+/// within the first time. `false`: this daemon ends.
+///
+/// # Errors
+/// The predecessor has taken its pods back, or is about to as the second time is over: nothing is
+/// touched any more.
+fn take_pods(
+    line: &mut Successor,
+    (look, give_up): (Duration, Duration),
+    mut pass: impl FnMut(Instant, &mut dyn FnMut() -> bool) -> Instant,
+    left: impl Fn() -> anyhow::Result<usize>,
+    told: &Receiver<()>,
+) -> anyhow::Result<bool> {
+    let started = Instant::now();
+    loop {
+        let now = Instant::now();
+        let next = pass(now, &mut || started.elapsed() < give_up && line.may_go_on());
+        if !line.may_go_on() {
+            bail!("the daemon that serves this node has taken its pods back");
+        }
+        let left = left()?;
+        if left == 0 {
+            return Ok(true);
+        }
+        ensure!(
+            started.elapsed() < give_up,
+            "{left} pods could not be taken over within {give_up:?}; the daemon that serves this \
+             node takes all of them back"
+        );
+        if started.elapsed() > look {
+            tracing::warn!(
+                pods = left,
+                "pods that the daemon before served cannot be found; they are refused until they \
+                 are"
+            );
+            return Ok(true);
+        }
+        let wait = next.saturating_duration_since(now).min(LOOK);
+        if told.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+            return Ok(false);
+        }
+    }
+}
+
 /// Enrolment, and what ends it when dropped.
 pub(crate) struct Enroller {
     changed: Arc<SyncSender<()>>,
     passes: watch::Receiver<u64>,
-    plugins: Option<JoinHandle<()>>,
+    plugins: Option<AbortHandle>,
     _subscription: Subscription,
     thread: std::thread::JoinHandle<()>,
 }
@@ -276,3 +320,7 @@ impl Enroller {
         let _ = thread.join();
     }
 }
+
+#[cfg(test)]
+#[path = "enroller_tests.rs"]
+mod tests;

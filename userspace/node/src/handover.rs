@@ -17,7 +17,9 @@
 //!
 //! The stream stays open until the successor stops serving: a predecessor that nobody ends waits for
 //! that (`--linger`). Until `taken` the predecessor accepts at all of its listeners, and what comes to them is
-//! carried; when the stream ends before, it enrols its pods again.
+//! carried; when the stream ends before, it enrols its pods again. `back` may come at any time: the
+//! successor looks for it before each pod, and closes the stream when it takes no more. A
+//! predecessor that ends by itself says nothing more, and the successor goes on.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream as StdStream;
@@ -117,6 +119,22 @@ impl Successor {
     /// It goes on instead.
     pub(crate) fn taken(&mut self) -> anyhow::Result<Answered> {
         self.request("taken", "yours")
+    }
+
+    /// Whether the predecessor has said nothing since it was asked: pods may be taken. One that has
+    /// died says nothing either, and there is nobody who takes them back.
+    pub(crate) fn may_go_on(&mut self) -> bool {
+        if self.stream.get_ref().set_nonblocking(true).is_err() {
+            return false;
+        }
+        // What it said stays in the buffer.
+        let silent = match self.stream.fill_buf() {
+            Ok(said) => said.is_empty(),
+            Err(error) => {
+                matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset)
+            }
+        };
+        silent && self.stream.get_ref().set_nonblocking(false).is_ok()
     }
 
     fn request(&mut self, word: &str, expected: &str) -> anyhow::Result<Answered> {
@@ -225,6 +243,12 @@ impl Offer {
         let line = tokio::time::timeout(patience, self.line()).await.ok()?.ok()?;
         (!line.is_empty()).then_some(line)
     }
+
+    /// Done when the successor's end is closed; whatever it says until then is too late.
+    pub(crate) async fn closed(&mut self) {
+        let mut rest = [0; 64];
+        while self.stream.read(&mut rest).await.is_ok_and(|n| n > 0) {}
+    }
 }
 
 #[cfg(test)]
@@ -262,6 +286,48 @@ mod tests {
         offer.say("yours").await;
         successor.await.unwrap();
         assert_eq!(offer.hear(TAKE_PATIENCE).await, None, "it has gone");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_successor_goes_on_until_it_is_called_back() {
+        let path = path("handover-back");
+        for back in [true, false] {
+            let server = Server::bind(&path).unwrap();
+            let at = path.clone();
+            let (look, looks) = std::sync::mpsc::channel();
+            let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+            let successor = tokio::task::spawn_blocking(move || {
+                let mut successor = serving(Successor::meet(&at));
+                assert_eq!(successor.take().unwrap(), Answered::Yes);
+                while looks.recv().is_ok() {
+                    tell.send(successor.may_go_on()).unwrap();
+                }
+                successor.taken().ok()
+            });
+            let mut offer = server.next().await;
+            offer.say("beside").await;
+            assert_eq!(offer.hear(PREPARE_PATIENCE).await.as_deref(), Some("take"));
+            offer.say("frozen").await;
+            for _ in 0..3 {
+                look.send(()).unwrap();
+                assert_eq!(told.recv().await, Some(true));
+            }
+            if back {
+                offer.say("back").await;
+            } else {
+                // Nobody is there who could take anything back.
+                drop(offer);
+            }
+            for _ in 0..3 {
+                look.send(()).unwrap();
+                assert_eq!(told.recv().await, Some(!back));
+            }
+            drop(look);
+            // Looking has taken nothing away.
+            let expected = if back { None } else { Some(Answered::Nobody) };
+            assert_eq!(successor.await.unwrap(), expected);
+        }
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 

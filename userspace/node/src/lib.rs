@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod calls;
 pub mod certificates;
 pub mod check;
 pub mod clean;
@@ -30,5 +31,6 @@ pub mod rpc;
 pub mod runtime;
 pub mod settings;
 pub mod signals;
+mod succession;
 pub mod supervise;
 mod unix_socket;

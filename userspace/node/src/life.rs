@@ -4,21 +4,20 @@
 //! one lets go of its addresses, takes what still comes to its listeners, and drains. One that
 //! dies on the way, or takes too long, has its pods taken back.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_proxy::DataPlane;
-use tokio::sync::mpsc::Receiver;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::calls::Calls;
 use crate::configuration::Configuration;
 use crate::enroller::{Enroller, Parts};
-use crate::handover::{Met, Offer, PREPARE_PATIENCE, Server, TAKE_PATIENCE};
+use crate::handover::{Met, Offer, Server};
 use crate::readiness::Readiness;
 use crate::runtime::DataRuntime;
 use crate::signals::{Asked, Signals};
-use crate::supervise::Fatal;
+use crate::succession::{self, Estate, PATIENCE, Parting};
 
 /// How long connections may still come to the listeners of pods whose entries point to the
 /// successor: handshakes that had begun before, with one repetition of a lost segment.
@@ -31,6 +30,8 @@ pub(crate) enum End {
     Stopped,
     /// Another daemon serves.
     HandedOver,
+    /// Another daemon served when this one came, and goes on.
+    CalledOff,
 }
 
 /// The daemon while it serves.
@@ -43,50 +44,65 @@ pub(crate) struct Life<'a> {
     pub(crate) doors: Vec<AbortHandle>,
     /// Where successors come.
     pub(crate) server: Option<Server>,
+    /// None: no pod joins or leaves any more.
+    pub(crate) enroller: Option<Enroller>,
+    /// Ends with the last change that enrolment makes.
+    pub(crate) freezing: Option<JoinHandle<()>>,
 }
 
-/// What became of a successor.
-enum Outcome {
-    /// It serves, or begins as if alone, as its maps are others. The line ends when it does.
-    HandedOver(Offer),
-    /// It has gone; enrolment goes on.
-    TakenBack(Enroller),
+impl Estate for Life<'_> {
+    async fn let_state_go(&mut self) {
+        self.configuration.let_state_go().await;
+    }
+
+    async fn take_state_up(&mut self) {
+        self.configuration.take_state_up().await;
+    }
+
+    async fn freeze(&mut self) {
+        self.begin_to_freeze();
+        if let Some(freezing) = &mut self.freezing {
+            let _ = freezing.await;
+            self.freezing = None;
+        }
+    }
+
+    fn take_back(&mut self) -> anyhow::Result<()> {
+        let mut enroller = self.parts.start(Met::Nobody, || {
+            tracing::info!("the pods of this node are taken back");
+        })?;
+        self.parts.serve_plugins(&mut enroller)?;
+        self.enroller = Some(enroller);
+        Ok(())
+    }
+
+    fn let_go(&mut self) {
+        self.readiness.draining();
+        for door in self.doors.drain(..) {
+            door.abort();
+        }
+        self.parts.capture.let_go();
+    }
 }
 
 impl Life<'_> {
     /// Until somebody or something ends it.
-    pub(crate) async fn live(
-        mut self,
-        mut signals: Signals,
-        ends: &mut Receiver<Fatal>,
-        mut enroller: Enroller,
-    ) -> anyhow::Result<End> {
-        let mut successor = None;
-        let end = loop {
-            tokio::select! {
-                fatal = ends.recv() => return Err(failed(fatal)),
-                offer = next(self.server.as_ref()) => match self.hand_over(offer, enroller).await? {
-                    Outcome::HandedOver(line) => {
-                        successor = Some(line);
-                        break End::HandedOver;
-                    }
-                    Outcome::TakenBack(again) => enroller = again,
-                },
-                asked = signals.next() => match asked {
-                    Asked::End => {
-                        self.readiness.draining();
-                        tokio::task::spawn_blocking(move || enroller.stop());
-                        break End::Stopped;
-                    }
-                    Asked::Reread => {
-                        tracing::info!("SIGHUP: reading the configuration again");
-                        self.configuration.reread();
-                    }
-                },
-            }
+    pub(crate) async fn live(mut self, mut calls: Calls<'_>) -> anyhow::Result<End> {
+        let server = self.server.take();
+        let parting = succession::serve(&mut self, server.as_ref(), PATIENCE, &mut calls).await?;
+        self.server = server;
+        let (end, settle, successor) = match parting {
+            Parting::Asked => (End::Stopped, Duration::ZERO, None),
+            Parting::Left => (End::Stopped, SETTLE, None),
+            Parting::HandedOver(line) => (End::HandedOver, SETTLE, Some(line)),
         };
+        if end == End::Stopped {
+            self.readiness.draining();
+            self.begin_to_freeze();
+        }
         let linger = self.parts.settings.run.linger;
-        let asked = self.drain(&mut signals, end).await;
+        let mut signals = calls.signals;
+        let asked = self.drain(&mut signals, end, settle).await;
         if let Some(successor) = successor
             && !asked
             && !linger.is_zero()
@@ -96,72 +112,19 @@ impl Life<'_> {
         Ok(end)
     }
 
-    /// Lets a successor have everything, if it comes to that.
-    async fn hand_over(&mut self, mut offer: Offer, enroller: Enroller) -> anyhow::Result<Outcome> {
-        if !offer.same_abi {
-            tracing::info!("a daemon with other maps has come: letting go of everything");
-            self.readiness.draining();
-            freeze(enroller).await;
-            self.vacate(&mut offer).await;
-            return Ok(Outcome::HandedOver(offer));
+    fn begin_to_freeze(&mut self) {
+        if let Some(enroller) = self.enroller.take() {
+            self.freezing = Some(tokio::task::spawn_blocking(move || enroller.stop()));
         }
-        tracing::info!("a successor has come");
-        self.configuration.let_state_go().await;
-        offer.say("beside").await;
-        let mut serving = Some(enroller);
-        if offer.hear(PREPARE_PATIENCE).await.as_deref() == Some("take") {
-            if let Some(enroller) = serving.take() {
-                freeze(enroller).await;
-            }
-            offer.say("frozen").await;
-            if offer.hear(TAKE_PATIENCE).await.as_deref() == Some("taken") {
-                self.readiness.draining();
-                self.let_go();
-                offer.say("yours").await;
-                return Ok(Outcome::HandedOver(offer));
-            }
-        }
-        tracing::error!("the successor did not come about: going on");
-        offer.say("back").await;
-        // Nothing of its may be waited for when its listeners are replaced.
-        drop(offer);
-        self.configuration.take_state_up().await;
-        let enroller = match serving {
-            Some(enroller) => enroller,
-            None => {
-                let mut enroller = self.parts.start(Met::Nobody, || {
-                    tracing::info!("the pods of this node are taken back");
-                })?;
-                self.parts.serve_plugins(&mut enroller)?;
-                enroller
-            }
-        };
-        Ok(Outcome::TakenBack(enroller))
-    }
-
-    /// Lets go of addresses and pins.
-    fn let_go(&mut self) {
-        for door in self.doors.drain(..) {
-            door.abort();
-        }
-        self.parts.capture.let_go();
-    }
-
-    /// Lets go of everything, for a daemon that begins as if alone.
-    async fn vacate(&mut self, offer: &mut Offer) {
-        self.configuration.let_state_go().await;
-        self.let_go();
-        offer.say("vacant").await;
     }
 
     /// What is under way gets its time. Whether somebody has asked for the end.
-    async fn drain(mut self, signals: &mut Signals, end: End) -> bool {
+    async fn drain(mut self, signals: &mut Signals, end: End, settle: Duration) -> bool {
         if let Some(assigned) = &self.parts.assigned {
             assigned.fall_silent();
         }
         let deadline = self.parts.settings.run.drain;
         let plane: Arc<DataPlane> = Arc::clone(&self.parts.plane);
-        let settle = if end == End::HandedOver { SETTLE } else { Duration::ZERO };
         tracing::info!(?deadline, connections = plane.connections().len(), ?end, "draining");
         let mut drained = self.data.handle().spawn(async move {
             tokio::time::sleep(settle).await;
@@ -190,7 +153,9 @@ impl Life<'_> {
                     }
                     asked_before |= asked == Asked::End;
                 }
-                mut offer = next(server.as_ref()) => self.vacate(&mut offer).await,
+                mut offer = succession::next(server.as_ref()) => {
+                    succession::vacate(&mut self, &mut offer).await;
+                }
             }
         }
     }
@@ -207,26 +172,4 @@ async fn stay(signals: &mut Signals, mut successor: Offer, linger: Duration) {
             tracing::info!(?said, "the successor has ended, or it took too long: ending");
         }
     }
-}
-
-/// The next successor, if any can come.
-async fn next(server: Option<&Server>) -> Offer {
-    match server {
-        Some(server) => server.next().await,
-        None => pending().await,
-    }
-}
-
-/// No change of anything in the kernel comes after this.
-async fn freeze(enroller: Enroller) {
-    let _ = tokio::task::spawn_blocking(move || enroller.stop()).await;
-}
-
-/// Why the daemon ends when a part of it has.
-pub(crate) fn failed(fatal: Option<Fatal>) -> anyhow::Error {
-    let fatal = fatal.map_or_else(String::new, |f| format!("{}: {}", f.who, f.how));
-    anyhow::anyhow!(
-        "an essential part of the daemon has ended ({fatal}); it ends too, and what the kernel \
-         holds refuses connections until it is started again"
-    )
 }

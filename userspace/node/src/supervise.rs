@@ -45,12 +45,24 @@ impl Supervisor {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> AbortHandle {
         let this = self.clone();
+        self.task_that_may_end(runtime, who, async move {
+            task.await;
+            this.end(who, "it ended".to_owned());
+        })
+    }
+
+    /// Runs a task that may end, but must not panic.
+    pub fn task_that_may_end(
+        &self,
+        runtime: &Handle,
+        who: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
+        let this = self.clone();
         let task = runtime.spawn(async move {
-            let how = match AssertUnwindSafe(task).catch_unwind().await {
-                Ok(()) => "it ended".to_owned(),
-                Err(panic) => words(panic.as_ref()),
-            };
-            this.end(who, how);
+            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+                this.end(who, words(panic.as_ref()));
+            }
         });
         task.abort_handle()
     }
@@ -142,5 +154,12 @@ mod tests {
         let quiet = supervisor.thread("quiet", || {}).unwrap();
         quiet.join().unwrap();
         assert!(ends.try_recv().is_err(), "a thread may end");
+        let (tell, told) = tokio::sync::oneshot::channel();
+        supervisor.task_that_may_end(&runtime, "following", async { tell.send(()).unwrap() });
+        told.await.unwrap();
+        assert!(ends.try_recv().is_err(), "it may end");
+        supervisor.task_that_may_end(&runtime, "following", async { panic!("of it") });
+        let end = ends.recv().await.unwrap();
+        assert_eq!((end.who, end.how.as_str()), ("following", "it panicked: of it"));
     }
 }

@@ -308,8 +308,11 @@ impl Journal {
     /// It belongs to another.
     pub(crate) fn take_up(&mut self) -> io::Result<()> {
         let dir = self.path.parent().ok_or(io::ErrorKind::NotFound)?;
-        self.lock = Some(prepare(dir)?);
-        self.clear()
+        // Kept once it can be written to: who asks again must not meet its own lock.
+        let lock = prepare(dir)?;
+        self.clear()?;
+        self.lock = Some(lock);
+        Ok(())
     }
 
     /// Says that what is committed is current now.

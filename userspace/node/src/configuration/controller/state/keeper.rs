@@ -16,6 +16,8 @@ use super::journal::Journal;
 const QUEUE: usize = 16;
 /// How long writes gather before the disk is asked to have them for good.
 const SYNC_AFTER: Duration = Duration::from_millis(500);
+/// How often a directory is asked for that another daemon still has.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// One change.
 pub(crate) enum Entry {
@@ -65,7 +67,7 @@ impl Keeper {
         shared.bytes.store(journal.contents().end, Ordering::Relaxed);
         let told = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
-            Writer { journal, shared: told, lost: false, gone: false, unsynced: None }.run(&queue)
+            Writer::new(journal, told).run(&queue);
         })?;
         let takes_back = AtomicBool::new(false);
         Ok(Self { orders: Some(orders), shared, thread: Some(thread), takes_back })
@@ -155,7 +157,7 @@ impl Hold {
         self.order(Order::LetGo).await;
     }
 
-    /// Writes again, if the directory is free; everything has to be sent once more.
+    /// Writes again as soon as the directory is free; everything has to be sent once more.
     pub(crate) async fn take_up(&self) {
         self.order(Order::TakeUp).await;
     }
@@ -188,17 +190,35 @@ struct Writer {
     lost: bool,
     /// Nothing is written.
     gone: bool,
+    /// The directory is to be taken up, and another daemon has it.
+    wanted: bool,
     /// Since when something waits for [`Journal::sync`].
     unsynced: Option<Instant>,
 }
 
 impl Writer {
+    fn new(journal: Journal, shared: Arc<Shared>) -> Self {
+        Self { journal, shared, lost: false, gone: false, wanted: false, unsynced: None }
+    }
+
     fn run(mut self, queue: &Receiver<Order>) {
+        let mut asked = Instant::now();
         loop {
-            let order = match self.unsynced {
-                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(since) => queue.recv_timeout(SYNC_AFTER.saturating_sub(since.elapsed())),
+            // What is wanted is gone, and nothing of it waits for the disk.
+            let patience = match self.unsynced {
+                _ if self.wanted => Some(ASK_AGAIN.saturating_sub(asked.elapsed())),
+                Some(since) => Some(SYNC_AFTER.saturating_sub(since.elapsed())),
+                None => None,
             };
+            let order = match patience {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(patience) => queue.recv_timeout(patience),
+            };
+            // Updates come all the time, and must not put it off.
+            if self.wanted && asked.elapsed() >= ASK_AGAIN {
+                asked = Instant::now();
+                self.take_up();
+            }
             match order {
                 Ok(order) => self.obey(order),
                 Err(RecvTimeoutError::Timeout) => self.sync(),
@@ -250,6 +270,7 @@ impl Writer {
                 let _ = self.journal.touch(at);
             }
             Order::LetGo(done) => {
+                self.wanted = false;
                 if !self.gone {
                     self.gone = true;
                     self.unsynced = None;
@@ -261,15 +282,8 @@ impl Writer {
                 let _ = done.send(());
             }
             Order::TakeUp(done) => {
-                match self.journal.take_up() {
-                    Ok(()) => {
-                        self.gone = false;
-                        // What the other wrote is not known: everything has to come once more.
-                        self.lost = true;
-                        self.shared.lost.store(true, Ordering::Release);
-                        self.shared.gone.store(false, Ordering::Release);
-                    }
-                    Err(error) => tracing::error!(%error, "the state is not kept any more"),
+                if self.gone {
+                    self.take_up();
                 }
                 let _ = done.send(());
             }
@@ -277,6 +291,26 @@ impl Writer {
         self.shared.bytes.store(self.journal.contents().end, Ordering::Relaxed);
         if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_AFTER) {
             self.sync();
+        }
+    }
+
+    /// Takes the directory up, or goes on wanting it.
+    fn take_up(&mut self) {
+        match self.journal.take_up() {
+            Ok(()) => {
+                self.gone = false;
+                self.wanted = false;
+                // What the other wrote is not known: everything has to come once more.
+                self.lost = true;
+                self.shared.lost.store(true, Ordering::Release);
+                self.shared.gone.store(false, Ordering::Release);
+            }
+            Err(error) => {
+                if !self.wanted {
+                    tracing::warn!(%error, "the state is not kept until the directory is free");
+                }
+                self.wanted = true;
+            }
         }
     }
 

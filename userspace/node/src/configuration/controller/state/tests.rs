@@ -278,3 +278,66 @@ async fn the_thread_writes_what_it_is_handed_in_order() {
     assert!(journal.as_of() >= later - Duration::from_millis(1));
     assert!(!Path::new(&dir.0.join("configuration.new")).exists());
 }
+
+#[tokio::test]
+async fn a_directory_that_another_still_has_is_taken_up_when_it_is_free() {
+    let dir = Dir::new("late");
+    let keeper = Keeper::start(filled(&dir)).unwrap();
+    let hold = keeper.hold();
+    hold.let_go().await;
+    let (other, _) = dir.open();
+    hold.take_up().await;
+    // What comes meanwhile is for nobody, and keeps nobody from asking.
+    let patience = Duration::from_secs(5);
+    let meanwhile = |n: u32| vec![Entry::Upsert(path("m"), resource("m", &n.to_string(), "{}"))];
+    for n in 0..15 {
+        keeper.write(meanwhile(n), true, patience).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!keeper.is_lost(), "it is the other's");
+    }
+    assert_eq!(held(&other), expected());
+    drop(other);
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    for n in 0.. {
+        if keeper.is_lost() {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < until, "it was never taken up");
+        keeper.write(meanwhile(n), true, patience).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // What is there counts until everything has come once more.
+    assert!(keeper.clear());
+    keeper.write(vec![Entry::Upsert(path("z"), resource("z", "1", "{}"))], true, patience).await;
+    drop((hold, keeper));
+    assert_eq!(held(&dir.open().0), [("1".to_owned(), "{}".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_directory_that_was_left_again_is_not_taken_up() {
+    let dir = Dir::new("left");
+    let keeper = Keeper::start(filled(&dir)).unwrap();
+    let hold = keeper.hold();
+    hold.let_go().await;
+    let (other, _) = dir.open();
+    hold.take_up().await;
+    // The next successor has come.
+    hold.let_go().await;
+    drop(other);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!keeper.is_lost());
+    assert_eq!(held(&dir.open().0), expected());
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_to_is_asked_for_again() {
+    let dir = Dir::new("again-up");
+    let mut journal = filled(&dir);
+    journal.let_go().unwrap();
+    // In the way of the new file.
+    let in_the_way = dir.0.join("configuration.new");
+    fs::create_dir(&in_the_way).unwrap();
+    assert!(journal.take_up().is_err());
+    fs::remove_dir(&in_the_way).unwrap();
+    journal.take_up().unwrap();
+}

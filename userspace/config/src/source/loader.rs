@@ -121,7 +121,7 @@ impl Loader {
         // Patience is for those who write, not for what reading takes on a slow machine: there is a
         // second look at least.
         let (begin, mut looks) = (Instant::now(), 1);
-        while let Some(until) = self.unsettled_until()
+        while let Some(until) = self.unsettled_until(|_| false)
             && (looks == 1 || begin.elapsed() < MAX_PATIENCE)
         {
             thread::sleep(until.saturating_duration_since(Instant::now()));
@@ -134,9 +134,11 @@ impl Loader {
         load
     }
 
-    /// When to look again at files that are changing; `None` if there is none.
-    pub(crate) fn unsettled_until(&self) -> Option<Instant> {
-        self.unsettled.values().map(|unsettled| unsettled.since + SETTLE).min()
+    /// When to look again at files that are changing; `None` if there is none. Nothing comes of a
+    /// look at those that are `busy`: whoever knows that will know when they are no more.
+    pub(crate) fn unsettled_until(&self, busy: impl Fn(&Path) -> bool) -> Option<Instant> {
+        let changing = self.unsettled.iter().filter(|(file, _)| !busy(file));
+        changing.map(|(_, unsettled)| unsettled.since + SETTLE).min()
     }
 
     /// What was read of the file is not used: it is read again at the next look.

@@ -138,7 +138,8 @@ impl Watch {
         let mut events = Events::default();
         loop {
             let overdue = self.writing.values().map(|since| *since + MAX_WRITING);
-            let deadline = overdue.chain(self.loader.unsettled_until()).min();
+            let unsettled = self.loader.unsettled_until(|file| self.writing.contains_key(file));
+            let deadline = overdue.chain(unsettled).min();
             let deadline = deadline.map_or(next_rescan, |first| first.min(next_rescan));
             // What came while files were read is dealt with at once.
             let wake = if events.relevant { Wake::Events } else { self.wait(deadline) };
@@ -237,7 +238,10 @@ impl Watch {
             | WatchFlags::MOVED_TO
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR;
+            | WatchFlags::ONLYDIR
+            // The kernel takes the flags of a watch that is there away before it sets the new ones,
+            // and what happens in between is not told; with this it leaves them as they are.
+            | WatchFlags::MASK_ADD;
         let wanted = self.loader.directories().clone();
         let mut new = false;
         for directory in &wanted {

@@ -235,7 +235,9 @@ fn run_logged(
     let mut calls = Calls { signals, ends: &mut ends, reread: &reread };
     if !alone {
         let Some(taken) = control.block_on(calls.during(taken))? else {
-            // Until this process ends it may be taking a pod: the line ends with it, not before.
+            // Until this process ends it may be taking a pod, or wait for a certificate: the line ends
+            // with the process, and what is waited for goes on as long.
+            std::mem::forget(control);
             return Ok(End::CalledOff);
         };
         taken.context("taking over from the daemon before has ended")?;

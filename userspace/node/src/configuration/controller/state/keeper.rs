@@ -1,5 +1,6 @@
 //! The thread that writes the state file, so that a slow disk holds up nothing.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,12 +31,17 @@ pub(crate) enum Entry {
 }
 
 enum Order {
-    Write { entries: Vec<Entry>, commit: bool },
+    Write {
+        entries: Vec<Entry>,
+        commit: bool,
+    },
     Rollback,
     Clear,
     Touch(SystemTime),
     LetGo(oneshot::Sender<()>),
     TakeUp(oneshot::Sender<()>),
+    #[cfg(test)]
+    Panic,
 }
 
 /// Hands changes to the thread. Dropping it writes what is left and ends the thread.
@@ -67,7 +73,7 @@ impl Keeper {
         shared.bytes.store(journal.contents().end, Ordering::Relaxed);
         let told = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("state".into()).spawn(move || {
-            Writer::new(journal, told).run(&queue);
+            Writer::new(journal, told).serve(&queue);
         })?;
         let takes_back = AtomicBool::new(false);
         Ok(Self { orders: Some(orders), shared, thread: Some(thread), takes_back })
@@ -129,6 +135,12 @@ impl Keeper {
         if !self.is_lost() && self.order(Order::Rollback).is_err() {
             self.takes_back.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Has the thread panic.
+    #[cfg(test)]
+    pub(crate) fn panic(&self) -> bool {
+        self.order(Order::Panic).is_ok()
     }
 
     /// Forgets everything; what is written from now on counts again. `false`: the disk is busy.
@@ -201,7 +213,16 @@ impl Writer {
         Self { journal, shared, lost: false, gone: false, wanted: false, unsynced: None }
     }
 
-    fn run(mut self, queue: &Receiver<Order>) {
+    /// Until nobody has anything for it. A panic is one of ours, and costs what was not committed.
+    fn serve(mut self, queue: &Receiver<Order>) {
+        while catch_unwind(AssertUnwindSafe(|| self.run(queue))).is_err() {
+            if !self.gone {
+                self.lose(&std::io::Error::other("what writes it has panicked"));
+            }
+        }
+    }
+
+    fn run(&mut self, queue: &Receiver<Order>) {
         let mut asked = Instant::now();
         loop {
             // What is wanted is gone, and nothing of it waits for the disk.
@@ -269,6 +290,8 @@ impl Writer {
             Order::Touch(at) => {
                 let _ = self.journal.touch(at);
             }
+            #[cfg(test)]
+            Order::Panic => panic!("as a test wants it"),
             Order::LetGo(done) => {
                 self.wanted = false;
                 if !self.gone {

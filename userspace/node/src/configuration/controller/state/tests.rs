@@ -341,3 +341,31 @@ fn a_directory_that_cannot_be_written_to_is_asked_for_again() {
     fs::remove_dir(&in_the_way).unwrap();
     journal.take_up().unwrap();
 }
+
+#[tokio::test]
+async fn a_thread_that_panics_writes_again_once_everything_has_come_anew() {
+    let dir = Dir::new("panics");
+    let keeper = Keeper::start(filled(&dir)).unwrap();
+    let patience = Duration::from_secs(5);
+    let entry = |name: &str| vec![Entry::Upsert(path(name), resource(name, "1", "{}"))];
+    keeper.write(entry("half"), false, patience).await;
+    assert!(keeper.panic());
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !keeper.is_lost() {
+        assert!(tokio::time::Instant::now() < until, "nobody noticed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    keeper.write(entry("later"), true, patience).await;
+    assert!(keeper.clear());
+    keeper.write(entry("z"), true, patience).await;
+    drop(keeper);
+    assert_eq!(held(&dir.open().0), [("1".to_owned(), "{}".to_owned())]);
+
+    // What was committed before stays until then.
+    let dir = Dir::new("panicked");
+    let keeper = Keeper::start(filled(&dir)).unwrap();
+    keeper.write(entry("half"), false, patience).await;
+    assert!(keeper.panic());
+    drop(keeper);
+    assert_eq!(held(&dir.open().0), expected());
+}

@@ -6,6 +6,7 @@
 //! opened and closed without a byte. How long that is good for: [`crate::path`].
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -41,8 +42,9 @@ type Paths = HashMap<End, Arc<Path>, foldhash::fast::RandomState>;
 #[derive(Default)]
 pub(crate) struct Ways {
     open: ArcSwap<Paths>,
-    /// Those that are walked for the first time: however many connections wait, one walks.
-    first: Mutex<HashMap<End, Arc<First>>>,
+    /// Those that are walked for the first time, each with how many connections wait for it:
+    /// however many, one walks.
+    first: Mutex<HashMap<End, (usize, Arc<First>)>>,
 }
 
 /// A way that is walked for the first time.
@@ -85,8 +87,11 @@ impl Ways {
         });
     }
 
-    fn first_of(&self, end: End) -> Arc<First> {
-        Arc::clone(self.first.lock().entry(end).or_default())
+    fn wait(&self, end: End) -> Waiting<'_> {
+        let mut all = self.first.lock();
+        let (waiting, first) = all.entry(end).or_default();
+        *waiting += 1;
+        Waiting { ways: self, end, first: Arc::clone(first) }
     }
 
     /// Walks a way that is not known with `step`, or waits for somebody who does.
@@ -95,7 +100,7 @@ impl Ways {
         F: Future<Output = io::Result<()>>,
     {
         let since = Instant::now();
-        let waiting = Waiting { ways: self, end, first: self.first_of(end) };
+        let waiting = self.wait(end);
         let first = &waiting.first;
         let _walking = first.walking.lock().await;
         if self.known(&end) != Known::Stale {
@@ -129,28 +134,49 @@ struct Waiting<'w> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut all = self.ways.first.lock();
-        // The map's and this one: nobody else is to be told what came of it.
-        if Arc::strong_count(&self.first) <= 2 {
-            all.remove(&self.end);
+        if let Entry::Occupied(mut first) = self.ways.first.lock().entry(self.end) {
+            let waiting = &mut first.get_mut().0;
+            *waiting -= 1;
+            // Nobody else is to be told what came of it.
+            if *waiting == 0 {
+                first.remove();
+            }
         }
     }
 }
 
-/// Connections that are under way only to see whether they arrive: by source port and destination,
-/// for the listener that meets them. They are no traffic of a pod, and nobody is to hear of them.
+/// Connections that are under way only to see whether they arrive: by source and destination, for the
+/// listener that meets them. They are no traffic of a pod, and nobody is to hear of them.
 #[derive(Default)]
 pub(crate) struct Walks {
     /// Read for every connection that arrives; there is hardly ever one.
     count: AtomicUsize,
-    begun: Mutex<HashMap<(u16, SocketAddr), Instant>>,
+    /// By source port and destination: there may be pods that have the same port by chance.
+    begun: Mutex<HashMap<(u16, SocketAddr), Vec<Begun>>>,
+}
+
+/// A walk under way.
+#[derive(Clone, PartialEq)]
+struct Begun {
+    /// The addresses that the pod has; which of them it is, is known when the walk arrives. None:
+    /// nobody has told them.
+    from: Box<[IpAddr]>,
+    at: Instant,
+}
+
+impl Begun {
+    fn is_from(&self, ip: IpAddr) -> bool {
+        self.from.is_empty() || self.from.contains(&ip)
+    }
 }
 
 impl Walks {
-    fn begin(&self, port: u16, to: SocketAddr) {
+    fn begin(&self, from: &[IpAddr], port: u16, to: SocketAddr) -> Begun {
+        let walk = Begun { from: from.into(), at: Instant::now() };
         let mut begun = self.begun.lock();
-        begun.insert((port, to), Instant::now());
+        begun.entry((port, to)).or_default().push(walk.clone());
         self.count.store(begun.len(), Ordering::Release);
+        walk
     }
 
     /// Whether a connection that a listener took is one of them. `peer`: as accept(2) told it; the
@@ -158,14 +184,28 @@ impl Walks {
     pub(crate) fn meets(&self, tcp: &TcpStream, peer: SocketAddr) -> bool {
         self.count.load(Ordering::Acquire) != 0
             && tcp.local_addr().is_ok_and(|to| {
-                self.take(peer.port(), SocketAddr::new(to.ip().to_canonical(), to.port()))
+                let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+                let from = peer.ip().to_canonical();
+                self.take(peer.port(), to, |walk| walk.is_from(from))
             })
     }
 
-    fn take(&self, port: u16, to: SocketAddr) -> bool {
+    fn take(&self, port: u16, to: SocketAddr, is_it: impl Fn(&Begun) -> bool) -> bool {
         let mut begun = self.begun.lock();
-        let taken = begun.remove(&(port, to)).is_some_and(|when| when.elapsed() < WALK_MET);
-        begun.retain(|_, when| when.elapsed() < WALK_MET);
+        begun.retain(|_, walks| {
+            walks.retain(|walk| walk.at.elapsed() < WALK_MET);
+            !walks.is_empty()
+        });
+        let mut taken = false;
+        if let Entry::Occupied(mut walks) = begun.entry((port, to)) {
+            if let Some(at) = walks.get().iter().position(is_it) {
+                walks.get_mut().remove(at);
+                taken = true;
+            }
+            if walks.get().is_empty() {
+                walks.remove();
+            }
+        }
         self.count.store(begun.len(), Ordering::Release);
         taken
     }
@@ -214,12 +254,12 @@ impl Caller {
         let port = port_of(&socket, to)?;
         // Before it leaves, or it might be met before anybody knows what it is.
         let walks = &self.shared.walks;
-        walks.begin(port, to);
+        let walk = walks.begin(&self.workload.ips, port, to);
         let connected = sock::connect(socket, to, timeout).await;
         match connected {
             Ok(stream) => sock::reset(stream),
             Err(error) => {
-                walks.take(port, to);
+                walks.take(port, to, |begun| *begun == walk);
                 return Err(error);
             }
         }
@@ -297,27 +337,51 @@ mod tests {
         }
     }
 
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    /// Whether a connection from an address is a walk.
+    fn met(walks: &Walks, from: IpAddr, port: u16, to: SocketAddr) -> bool {
+        walks.take(port, to, |walk| walk.is_from(from))
+    }
+
     #[test]
     fn a_walk_is_met_once_by_where_it_goes() {
+        let (walks, to, from) = (Walks::default(), end(1, 80).1, ip(7));
+        assert!(!met(&walks, from, 4000, to));
+        walks.begin(&[ip(8), from], 4000, to);
+        assert!(!met(&walks, from, 4001, to) && !met(&walks, from, 4000, end(1, 81).1));
+        assert!(met(&walks, from, 4000, to));
+        assert!(!met(&walks, from, 4000, to));
+    }
+
+    #[test]
+    fn walks_from_one_port_of_two_pods_are_two() {
         let (walks, to) = (Walks::default(), end(1, 80).1);
-        assert!(!walks.take(4000, to));
-        walks.begin(4000, to);
-        assert!(!walks.take(4001, to) && !walks.take(4000, end(1, 81).1));
-        assert!(walks.take(4000, to));
-        assert!(!walks.take(4000, to));
+        walks.begin(&[ip(7)], 4000, to);
+        walks.begin(&[ip(8)], 4000, to);
+        assert!(!met(&walks, ip(9), 4000, to), "a connection of a third one is none");
+        assert!(met(&walks, ip(7), 4000, to) && met(&walks, ip(8), 4000, to));
+        assert!(!met(&walks, ip(7), 4000, to) && !met(&walks, ip(8), 4000, to));
+        // Of a pod whose addresses nobody has told.
+        walks.begin(&[], 4000, to);
+        assert!(met(&walks, ip(9), 4000, to));
+        assert_eq!(walks.count.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn walks_that_nobody_met_are_forgotten() {
-        let (walks, to) = (Walks::default(), end(1, 80).1);
+        let (walks, to, from) = (Walks::default(), end(1, 80).1, ip(7));
         let before = Instant::now().checked_sub(WALK_MET).unwrap();
         for port in 0..100 {
-            walks.begun.lock().insert((port, to), before);
+            let old = Begun { from: [from].into(), at: before };
+            walks.begun.lock().insert((port, to), vec![old]);
         }
-        walks.begin(4000, to);
-        assert!(!walks.take(1, to));
+        walks.begin(&[from], 4000, to);
+        assert!(!met(&walks, from, 1, to));
         assert_eq!(walks.begun.lock().len(), 1);
-        assert!(walks.take(4000, to));
+        assert!(met(&walks, from, 4000, to));
         assert_eq!(walks.count.load(Ordering::Relaxed), 0);
     }
 

@@ -26,6 +26,9 @@ use crate::transport::Wire;
 
 /// Tries of one request altogether, whatever a policy says.
 const TRIES_MAX: u32 = 32;
+/// How often a request is sent again, beside what a policy says, when the other node has not looked
+/// at it: sessions end while they are used.
+const UNSEEN_MAX: u32 = 3;
 
 /// Sends a request until there is an answer to pass on, or the last reply that there is for it.
 pub(super) async fn forward(
@@ -39,10 +42,11 @@ pub(super) async fn forward(
     let retry =
         plan.filters().and_then(|f| f.retry.as_ref()).unwrap_or(&snapshot.mesh.default_retry);
     outgoing.caller.warm(snapshot, &plan.choice);
-    let mut source = Source::new(parts, body, retry, exchange);
+    let mut source = Source::new(parts, body, exchange);
     let mut tried: Vec<usize> = Vec::new();
     let mut attempt = 1;
     let mut stale_repeated = false;
+    let mut unseen = 0;
     loop {
         let excluded = if retry.ignore_previous_hosts { &tried[..] } else { &[] };
         let Some(chosen) = plan.choice.pick(excluded) else {
@@ -59,6 +63,10 @@ pub(super) async fn forward(
             Ok(answer) => (outcome_of(&answer.response, exchange.grpc), Ok(answer)),
             Err(error) if error.stale && !stale_repeated && source.may_repeat_stale() => {
                 stale_repeated = true;
+                continue;
+            }
+            Err(error) if error.unseen && unseen < UNSEEN_MAX && source.can_repeat() => {
+                unseen += 1;
                 continue;
             }
             Err(error) => (error.outcome, Err(error)),
@@ -118,10 +126,9 @@ async fn bounded(
     retry: &RetryPolicy,
     deadline: &mut Option<Pin<Box<Sleep>>>,
 ) -> Result<Answer, TryError> {
-    let timed_out = |per_try| TryError {
-        outcome: if per_try { Outcome::PerTryTimeout } else { Outcome::Overflow },
-        reply: LocalReply::timeout(per_try),
-        stale: false,
+    let timed_out = |per_try| {
+        let outcome = if per_try { Outcome::PerTryTimeout } else { Outcome::Overflow };
+        TryError::new(outcome, LocalReply::timeout(per_try))
     };
     let within_try = async {
         match retry.per_try_timeout {
@@ -221,12 +228,9 @@ struct Source {
 }
 
 impl Source {
-    fn new(parts: Parts, body: Body, retry: &RetryPolicy, exchange: &Exchange) -> Self {
-        let body = if retry.attempts > 0 {
-            Counted::kept(body, exchange)
-        } else {
-            Counted::new(body, exchange)
-        };
+    fn new(parts: Parts, body: Body, exchange: &Exchange) -> Self {
+        // Also where the policy knows no retry: the other node may not look at it.
+        let body = Counted::kept(body, exchange);
         Self { empty: body.is_empty(), parts, body: Some(body), spent: false }
     }
 

@@ -43,6 +43,9 @@ pub(super) struct TryError {
     /// The connection came from the pool and the other side had closed it: nothing is wrong with
     /// the endpoint.
     pub(super) stale: bool,
+    /// The other node has not looked at it: it ends its session, or takes no more on that one.
+    /// Nothing is wrong with the endpoint.
+    pub(super) unseen: bool,
 }
 
 impl TryError {
@@ -51,12 +54,16 @@ impl TryError {
         let reason = format!("the application at {to} takes no connections");
         let flags = fairlead_types::ResponseFlags::UpstreamConnectionFailure;
         let reply = LocalReply::connect_failure(flags, reason);
-        Self { outcome: Outcome::ConnectFailure, reply, stale: false }
+        Self::new(Outcome::ConnectFailure, reply)
     }
 
     /// An answer that no retry changes.
     pub(super) fn last(reply: LocalReply) -> Self {
-        Self { outcome: Outcome::Overflow, reply, stale: false }
+        Self::new(Outcome::Overflow, reply)
+    }
+
+    pub(super) fn new(outcome: Outcome, reply: LocalReply) -> Self {
+        Self { outcome, reply, stale: false, unseen: false }
     }
 }
 
@@ -69,18 +76,14 @@ impl From<Failure> for TryError {
             }
             fairlead_types::Refusal::NoRoute => Self::last(LocalReply::no_cluster(reason)),
             fairlead_types::Refusal::Overload => Self::last(LocalReply::overflow(reason)),
-            _ => Self {
-                outcome: Outcome::ConnectFailure,
-                reply: LocalReply::connect_failure(flags, reason),
-                stale: false,
-            },
+            _ => Self::new(Outcome::ConnectFailure, LocalReply::connect_failure(flags, reason)),
         }
     }
 }
 
 impl From<TransportError> for TryError {
     fn from(error: TransportError) -> Self {
-        let flags = error.flags();
+        let (flags, unseen) = (error.flags(), error.is_unseen());
         let text = error.to_string();
         let (outcome, reply) = match &error {
             TransportError::Reset { reason: h2::Reason::REFUSED_STREAM, .. } => {
@@ -88,6 +91,9 @@ impl From<TransportError> for TryError {
             }
             TransportError::Reset { .. } | TransportError::SessionLost(_) => {
                 (Outcome::Reset { request_sent: true }, LocalReply::upstream_reset(text))
+            }
+            TransportError::Unsent(_) => {
+                (Outcome::Reset { request_sent: false }, LocalReply::upstream_reset(text))
             }
             TransportError::Protocol(_) => {
                 (Outcome::Reset { request_sent: true }, LocalReply::upstream_protocol(text))
@@ -100,15 +106,14 @@ impl From<TransportError> for TryError {
                 let failure = Failure::from(error);
                 return match failure.class {
                     fairlead_types::Refusal::Deny => failure.into(),
-                    _ => Self {
-                        outcome: Outcome::ConnectFailure,
-                        reply: LocalReply::connect_failure(flags, failure.reason),
-                        stale: false,
-                    },
+                    _ => Self::new(
+                        Outcome::ConnectFailure,
+                        LocalReply::connect_failure(flags, failure.reason),
+                    ),
                 };
             }
         };
-        Self { outcome, reply, stale: false }
+        Self { unseen, ..Self::new(outcome, reply) }
     }
 }
 
@@ -318,7 +323,7 @@ pub(super) fn failed(error: &hyper::Error, reused: bool) -> TryError {
     } else {
         LocalReply::upstream_reset(text)
     };
-    TryError { outcome, reply, stale: reused && closed }
+    TryError { stale: reused && closed, ..TryError::new(outcome, reply) }
 }
 
 /// What the client gets of a response's head.

@@ -14,7 +14,7 @@ use fairlead_config::model::{
     Cluster, ClusterPolicy, Endpoint, Inbound, InboundPort, LocalPod, MtlsMode, PeerWire, Routes,
     Service, ServiceKey, ServicePort, Snapshot, TargetPort, UpstreamTls, Workload,
 };
-use fairlead_identity::{CaDirectory, IdentityStore, StoreSettings};
+use fairlead_identity::{CaDirectory, IdentityStore, StoreSettings, WorkloadCertificate};
 use fairlead_policy::authz::{
     Action, AuthzSet, Operation, Policy, PolicyName, PrincipalMatch, Rule, Source, Values,
 };
@@ -152,10 +152,15 @@ pub(super) struct Node {
 impl Node {
     /// What a destination tells its application of a client that has a pod on this node.
     pub(super) fn xfcc(&self, server: &str, client: &str) -> String {
-        let certificate = self.identity.certificate(&id(client)).unwrap();
+        let certificate = self.certificate(client);
         let (by, hash, uri) = (id(server), certificate.fingerprint(), id(client));
         assert_eq!(hash.len(), 64);
         format!("By={by};Hash={hash};Subject=\"\";URI={uri}")
+    }
+
+    /// The certificate of a service account.
+    pub(super) fn certificate(&self, name: &str) -> Arc<WorkloadCertificate> {
+        self.identity.certificate(&id(name)).unwrap()
     }
 
     /// Lines of the access log, once there are `n`.

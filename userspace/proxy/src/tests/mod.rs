@@ -12,3 +12,4 @@ mod nodes;
 mod policy;
 mod routing;
 mod successor;
+mod unseen;

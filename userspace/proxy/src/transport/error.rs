@@ -74,6 +74,9 @@ pub enum TransportError {
     /// The session ended under the stream. Blame: the peer's node or the network.
     #[error("the session ended: {0}")]
     SessionLost(String),
+    /// The session ended before the stream began: nothing of it was sent. Blame: as above.
+    #[error("the session ended before anything was sent: {0}")]
+    Unsent(String),
     /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Protocol(String),
@@ -110,6 +113,7 @@ impl TransportError {
             | Self::Refused { .. }
             | Self::Reset { .. }
             | Self::SessionLost(_)
+            | Self::Unsent(_)
             | Self::Protocol(_)
             | Self::Request(_) => Refusal::Connect,
         }
@@ -129,7 +133,7 @@ impl TransportError {
             | Self::Timeout { .. }
             | Self::Refused { .. } => ResponseFlags::UpstreamConnectionFailure,
             Self::Overload(_) | Self::Draining => ResponseFlags::UpstreamOverflow,
-            Self::Reset { .. } | Self::SessionLost(_) => {
+            Self::Reset { .. } | Self::SessionLost(_) | Self::Unsent(_) => {
                 ResponseFlags::UpstreamConnectionTermination
             }
             Self::Protocol(_) => ResponseFlags::UpstreamProtocolError,
@@ -148,6 +152,7 @@ impl TransportError {
             | Self::Handshake { .. }
             | Self::Timeout { .. }
             | Self::Overload(_)
+            | Self::Unsent(_)
             | Self::Draining => true,
             Self::Refused { refusal, .. } => *refusal == Some(Refusal::Connect),
             Self::Reset { reason, .. } => *reason == h2::Reason::REFUSED_STREAM,
@@ -157,10 +162,13 @@ impl TransportError {
 }
 
 impl TransportError {
-    /// Whether the peer's transport has not looked at the stream: GOAWAY overtook it, or it was
-    /// refused as one too many.
-    pub(super) fn is_unseen(&self) -> bool {
-        matches!(self, Self::Reset { by: "peer", reason: h2::Reason::REFUSED_STREAM })
+    /// Whether the peer's transport has not looked at the stream: GOAWAY overtook it, it was refused
+    /// as one too many, or the session ended before it. Another session may well take it.
+    pub(crate) fn is_unseen(&self) -> bool {
+        matches!(
+            self,
+            Self::Unsent(_) | Self::Reset { by: "peer", reason: h2::Reason::REFUSED_STREAM }
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use fairlead_identity::IdentityStore;
 use fairlead_types::{NetnsCookie, SpiffeId};
 use h2::client::ResponseFuture;
-use h2::{Reason, SendStream, ext::Protocol};
+use h2::{Reason, RecvStream, SendStream, ext::Protocol};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, uri};
 use http_body::Body as _;
@@ -112,14 +112,41 @@ impl Transport {
             let mut sender = place.sender();
             match poll_fn(|cx| sender.poll_ready(cx)).await {
                 Ok(()) => {
-                    let (response, send) =
-                        sender.send_request(request, ends).map_err(|e| place.why(e.into()))?;
+                    let (response, send) = match sender.send_request(request, ends) {
+                        Ok(started) => started,
+                        // The session ended between the two; the request is gone with it.
+                        Err(error) if error.is_io() || error.is_go_away() => {
+                            return Err(unsent(&place, error));
+                        }
+                        Err(error) => return Err(place.why(error.into())),
+                    };
                     return Ok((place, response, send));
                 }
                 // The session ended, or the peer said GOAWAY, since the pool looked at it.
-                // Nothing has been sent.
                 Err(_) if attempts < ATTEMPTS => place.leave(),
-                Err(error) => return Err(place.why(error.into())),
+                Err(error) => return Err(unsent(&place, error)),
+            }
+        }
+    }
+
+    /// Starts a stream and waits for its answer: again, as long as the peer has not looked at it.
+    async fn answered(
+        &self,
+        target: &Target,
+        request: &Request<()>,
+    ) -> Result<(Place, SendStream<Bytes>, Response<RecvStream>), TransportError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let error = match self.start(target, request.clone(), false).await {
+                Ok((place, response, send)) => match response.await {
+                    Ok(response) => return Ok((place, send, response)),
+                    Err(error) => seen_or_leave(&place, error),
+                },
+                Err(error) => error,
+            };
+            if !error.is_unseen() || attempts == ATTEMPTS {
+                return Err(error);
             }
         }
     }
@@ -166,21 +193,7 @@ impl Transport {
         if let Some(baggage) = &meta.baggage {
             headers.insert(meta::BAGGAGE, baggage.clone());
         }
-        let mut attempts = 0;
-        let (place, send, response) = loop {
-            attempts += 1;
-            let mut copy = Request::new(());
-            *copy.method_mut() = Method::CONNECT;
-            *copy.uri_mut() = request.uri().clone();
-            *copy.headers_mut() = request.headers().clone();
-            let (place, response, send) = self.start(target, copy, false).await?;
-            match response.await.map_err(|e| place.why(e.into())) {
-                Ok(response) => break (place, send, response),
-                // GOAWAY overtook the stream, which the peer has not looked at.
-                Err(error) if error.is_unseen() && attempts < ATTEMPTS => place.leave(),
-                Err(error) => return Err(error),
-            }
-        };
+        let (place, send, response) = self.answered(target, &request).await?;
         if response.status() != StatusCode::OK {
             let refusal = match target.wire() {
                 Wire::Native => meta::parse_refusal(response.headers()),
@@ -223,7 +236,8 @@ impl Transport {
         self.request_from(target, meta, request).await.map(|(response, _)| response)
     }
 
-    /// As [`Transport::request`], with this side's address of the session, for the access log.
+    /// As [`Transport::request`], with this side's address of the session, for the access log. One
+    /// that the peer has not looked at is for the caller to repeat, who has kept the head anyway.
     pub(crate) async fn request_from(
         &self,
         target: &Target,
@@ -243,9 +257,9 @@ impl Transport {
         if let (false, Body::Full(Some(bytes))) = (expects, &body)
             && bytes.len() <= INLINE_BODY
         {
-            // Small enough to wait in the stream's own buffer for its credit.
-            let bytes = bytes.clone();
-            send.send_data(bytes, true).map_err(|e| place.why(e.into()))?;
+            // Small enough to wait in the stream's own buffer for its credit. Where the peer has
+            // ended the stream already, its answer says why.
+            let _ = send.send_data(bytes.clone(), true);
         } else if !ends {
             let (go, gone) = oneshot::channel();
             let task = tokio::spawn(upload_body(send, body, expects.then_some(gone)));
@@ -256,7 +270,7 @@ impl Transport {
                 let _ = go.send(());
             }
         }
-        let response = response.await.map_err(|e| place.why(e.into()))?;
+        let response = response.await.map_err(|e| seen_or_leave(&place, e))?;
         let (mut parts, recv) = response.into_parts();
         meta::strip(&mut parts.headers);
         let body = if recv.is_end_stream() && upload.is_none() {
@@ -282,8 +296,7 @@ impl Transport {
         let (request, protocol) = meta::outgoing_upgrade(request, target.dst(), meta)?;
         let mut request = request;
         request.extensions_mut().insert(Protocol::from(protocol.as_str()));
-        let (place, response, send) = self.start(target, request, false).await?;
-        let response = response.await.map_err(|e| place.why(e.into()))?;
+        let (place, send, response) = self.answered(target, &request).await?;
         let (mut parts, recv) = response.into_parts();
         let switched = parts.headers.get(meta::SWITCHED).cloned();
         meta::strip(&mut parts.headers);
@@ -345,6 +358,24 @@ impl Transport {
         let _ = timeout(deadline, done).await;
         self.inbound.load(Ordering::Acquire)
     }
+}
+
+/// The session was lost before anything of a stream was sent on it.
+fn unsent(place: &Place, error: h2::Error) -> TransportError {
+    place.leave();
+    match place.why(error.into()) {
+        TransportError::SessionLost(why) => TransportError::Unsent(why),
+        other => TransportError::Unsent(other.to_string()),
+    }
+}
+
+/// Why a stream brought no answer; where the peer has not looked at it, its session takes no more.
+fn seen_or_leave(place: &Place, error: h2::Error) -> TransportError {
+    let error = place.why(error.into());
+    if error.is_unseen() {
+        place.leave();
+    }
+    error
 }
 
 fn native_only(target: &Target) -> Result<(), TransportError> {

@@ -246,8 +246,10 @@ impl Group {
             return Err(error.clone());
         }
         self.keep(|s| s.is_open(Instant::now()));
-        if self.sessions.load().len() >= limits::SESSIONS_PER_DESTINATION {
-            return self.wait_for_place().await;
+        if self.is_full()
+            && let Some(place) = self.wait_for_place().await?
+        {
+            return Ok(place);
         }
         match self.open(target, identity).await {
             Ok(session) => {
@@ -311,12 +313,22 @@ impl Group {
         });
     }
 
-    async fn wait_for_place(&self) -> Result<Place, TransportError> {
+    fn is_full(&self) -> bool {
+        self.sessions.load().len() >= limits::SESSIONS_PER_DESTINATION
+    }
+
+    /// A place on one of the sessions; none when there may be one more of these again.
+    async fn wait_for_place(&self) -> Result<Option<Place>, TransportError> {
         let wait = async {
             loop {
-                let freed = self.freed.notified();
-                if let Some(place) = self.find(Instant::now()) {
-                    return place;
+                let (freed, now) = (self.freed.notified(), Instant::now());
+                if let Some(place) = self.find(now) {
+                    return Some(place);
+                }
+                // Those that have ended, or take no more streams, meanwhile.
+                self.keep(|s| s.is_open(now));
+                if !self.is_full() {
+                    return None;
                 }
                 freed.await;
             }

@@ -49,7 +49,8 @@ pub(super) struct SessionState {
     bulk: AtomicUsize,
     why_dead: Mutex<Option<String>>,
     idle_since: Mutex<Instant>,
-    /// Told when a place on any session of the destination becomes free.
+    /// Told when a place on any session of the destination becomes free, and when one of them ends
+    /// or takes no more streams.
     freed: Arc<Notify>,
 }
 
@@ -118,6 +119,8 @@ impl Session {
     /// The session takes no new stream; those that are open go on.
     pub(super) fn leave(&self) {
         self.state.leaving.store(true, Ordering::Release);
+        // There may be another one instead.
+        self.state.freed.notify_waiters();
     }
 
     /// Whether nothing has used it for `limits::IDLE_TIMEOUT`.

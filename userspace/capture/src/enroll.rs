@@ -1,7 +1,7 @@
 //! Pods join and leave. Existing connections stay as they are; new ones follow the new state.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, TcpListener};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,65 +17,16 @@ use ipnet::IpNet;
 use crate::addr::{loopback_sources, to_abi};
 use crate::capture::{Capture, Enrolled, Inner, leftovers};
 use crate::error::{CaptureError, Step};
+use crate::listeners::Listeners;
 use crate::port::Port;
 use crate::programs::{self, Target};
 use crate::settings::{Leaving, PodSpec};
 use crate::sys::bpf::AttachType;
 use crate::sys::netns::Netns;
-use crate::sys::{ifaddrs, netlink, socket};
+use crate::sys::{ifaddrs, netlink};
 
 /// Entries of the exclusion maps looked at when a pod's own are replaced.
 const MAX_EXCLUSIONS_READ: usize = 65_536;
-
-/// The listeners of one pod, by role.
-struct Listeners {
-    outbound_v4: TcpListener,
-    inbound_v4: TcpListener,
-    /// Missing where the host has no IPv6.
-    v6: Option<(TcpListener, TcpListener)>,
-}
-
-impl Listeners {
-    /// In the calling thread's namespace.
-    fn make(backlog: i32) -> std::io::Result<Self> {
-        socket::loopback_up()?;
-        let pair = |v6| {
-            let outbound = socket::listen_on_loopback(v6, backlog)?;
-            Ok::<_, std::io::Error>((outbound, socket::listen_on_loopback(v6, backlog)?))
-        };
-        let (outbound_v4, inbound_v4) = pair(false)?;
-        let v6 = match pair(true) {
-            Ok(pair) => Some(pair),
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-                ) =>
-            {
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(Self { outbound_v4, inbound_v4, v6 })
-    }
-
-    fn by_role(&self) -> impl Iterator<Item = (u32, &TcpListener)> {
-        let v6 = self.v6.as_ref();
-        [(role::OUTBOUND_V4, &self.outbound_v4), (role::INBOUND_V4, &self.inbound_v4)]
-            .into_iter()
-            .chain(v6.map(|(outbound, _)| (role::OUTBOUND_V6, outbound)))
-            .chain(v6.map(|(_, inbound)| (role::INBOUND_V6, inbound)))
-    }
-
-    /// The ports of the inbound listeners, zero without one.
-    fn inbound_ports(&self) -> std::io::Result<(u16, u16)> {
-        let v6 = match &self.v6 {
-            Some((_, inbound)) => inbound.local_addr()?.port(),
-            None => 0,
-        };
-        Ok((self.inbound_v4.local_addr()?.port(), v6))
-    }
-}
 
 impl Capture {
     /// Captures a pod: from the return of this call on, every new TCP connection into it and out
@@ -212,7 +163,7 @@ fn join(
     let cookie = netns.cookie();
     let backlog = i32::try_from(inner.settings.listen_backlog).unwrap_or(i32::MAX);
     let listeners = netns
-        .within(|| Listeners::make(backlog))
+        .within(|| Listeners::make(backlog, &ports_of(spec)))
         .and_then(|made| made)
         .step(|| format!("making the listeners of {}", spec.id))?;
     let (inbound_v4, inbound_v6) =
@@ -260,6 +211,13 @@ fn join(
         inbound.push(inbound_v6);
     }
     Ok((PodSockets { outbound, inbound, port: port.clone(), ips, given: vec![] }, port))
+}
+
+/// Ports that are known to be the application's.
+fn ports_of(spec: &PodSpec) -> Vec<u16> {
+    let included = spec.only_inbound_ports.iter().flatten();
+    let all = spec.probe_ports.iter().chain(&spec.excluded_inbound_ports).chain(included);
+    all.copied().collect()
 }
 
 /// The pod's global addresses.

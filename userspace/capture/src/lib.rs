@@ -18,6 +18,7 @@ mod error;
 mod features;
 #[doc(hidden)]
 pub mod fuzz;
+mod listeners;
 mod maps;
 mod place;
 mod port;

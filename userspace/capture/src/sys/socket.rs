@@ -76,15 +76,15 @@ fn bind_raw<T>(socket: BorrowedFd<'_>, sa: &T) -> io::Result<()> {
     })
 }
 
-/// A listener on the loopback address of a family, on a port that the kernel chooses.
-pub(crate) fn listen_on_loopback(v6: bool, backlog: i32) -> io::Result<TcpListener> {
+/// A listener on the loopback address of a family, on `port`, or on one that the kernel chooses.
+pub(crate) fn listen_on_loopback(v6: bool, port: u16, backlog: i32) -> io::Result<TcpListener> {
     use std::os::fd::AsFd;
     let ip = if v6 { Ipv6Addr::LOCALHOST.into() } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
     let socket = tcp(&ip)?;
     if v6 {
         set_int(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
-    bind(socket.as_fd(), SocketAddr::new(ip, 0))?;
+    bind(socket.as_fd(), SocketAddr::new(ip, port))?;
     // Connections that are accepted here have the port of the pod's application: without this, it
     // could not bind its port while there is one. After bind(): a port of our own is shared with
     // nobody.

@@ -1,11 +1,12 @@
 //! Connections into a pod come to the daemon on whatever port, and what the daemon hands on shows
 //! the real client.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use fairlead_capture::Counter;
-use fairlead_types::ClientAddr;
+use fairlead_types::{ClientAddr, PodSockets};
 
 use crate::app::App;
 use crate::bed::{
@@ -142,6 +143,51 @@ fn direct_connection_to_the_listener() {
     }
     // The kernel may look more than once.
     assert!(node.counter(Counter::RefusedDirectInbound) >= 4);
+}
+
+/// The ports of the daemon's listeners are those of their family: the application may have the same
+/// one in the other.
+#[test]
+fn the_other_familys_listener() {
+    let wire = Wire::new();
+    let node = Node::new();
+    let pod = node.enroll(&wire.pod);
+    let mut app = App::new(&wire.pod);
+    for v6 in [false, true] {
+        let port = listener(&pod.inbound, v6).local_addr().unwrap().port();
+        let own = addr(if v6 { "127.0.0.1" } else { "::1" }, port);
+        app.ask(&format!("listen own{v6} {own}"));
+        let connected = app.ask(&format!("connect c{v6} {own}"));
+        assert!(connected.ends_with(&format!("peer={own}")), "{connected}");
+    }
+    assert_eq!(node.counter(Counter::RefusedDirectInbound), 0);
+}
+
+/// The listeners are where applications usually are not, and never where one is known to be.
+#[test]
+fn ports_of_applications_stay_free() {
+    const FIRST: u16 = 61_000;
+    let wire = Wire::new();
+    let node = Node::new();
+    let ports = |pod: &PodSockets| {
+        let all = pod.outbound.iter().chain(&pod.inbound);
+        let all: BTreeSet<u16> = all.map(|l| l.local_addr().unwrap().port()).collect();
+        assert_eq!(all.len(), 4, "{all:?}");
+        all
+    };
+    for _ in 0..20 {
+        let all = ports(&node.enroll(&wire.pod));
+        assert!(all.iter().all(|port| *port >= FIRST), "{all:?}");
+    }
+    // Nearly all of them are the application's, and so are some of the kernel's choice.
+    wire.in_pod(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40007"));
+    let mut spec = spec(&wire.pod);
+    spec.probe_ports = (FIRST..=65_500).chain([40_001, 40_003]).collect();
+    let taken: BTreeSet<u16> = spec.probe_ports.iter().copied().collect();
+    for _ in 0..5 {
+        let all = ports(&node.capture().enroll(&spec).unwrap());
+        assert!(all.is_disjoint(&taken), "{all:?}");
+    }
 }
 
 /// An application that takes the delivery source for its own is refused, and where it cannot be

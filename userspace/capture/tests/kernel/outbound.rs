@@ -1,7 +1,7 @@
 //! Connections that a pod opens come to the daemon with their destination, or are refused.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use fairlead_capture::Counter;
 use fairlead_types::FlowMiss;
@@ -143,31 +143,6 @@ fn direct_connection_to_the_listener() {
         assert_eq!(pod.port.take_original_dst(peer), Err(FlowMiss::Unknown));
         app.answer();
     }
-}
-
-/// The listeners of the two families have a port in common, as chance or a narrow range of ports has
-/// it: what a pod opens is not taken for a connection to the inbound listener of the other family.
-#[test]
-fn listeners_with_the_same_port() {
-    const TRIES: usize = 1_000;
-    let wire = Wire::new();
-    let node = Node::new();
-    wire.in_pod(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40007"));
-    let port = |sockets: &[TcpListener], v6| listener(sockets, v6).local_addr().unwrap().port();
-    let crossed = (0..TRIES).map(|_| node.enroll(&wire.pod)).find(|pod| {
-        port(&pod.outbound, false) == port(&pod.inbound, true)
-            && port(&pod.outbound, true) == port(&pod.inbound, false)
-    });
-    let pod = crossed.expect("ports in common");
-    let mut app = App::new(&wire.pod);
-    for ip in [PEER4, PEER6] {
-        let to = addr(ip, 8080);
-        app.order(&format!("connect c {to}"));
-        let answer = app.answer();
-        assert!(answer.ends_with(&format!("peer={to}")), "{answer}");
-        assert_eq!(take(&pod, is_v6(ip)).1.0, to);
-    }
-    assert_eq!(node.counter(Counter::RefusedDirectInbound), 0);
 }
 
 /// A port that is used again within milliseconds, for another destination each time: no connection

@@ -116,7 +116,8 @@ impl DataPlane {
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
             let stop = pod.stop.subscribe();
             self.accept(accept::run(listener, stop, move |tcp, peer| {
-                tokio::spawn(outbound::serve(shared.clone(), pod.clone(), tcp, peer));
+                let coming = shared.live.coming();
+                tokio::spawn(outbound::serve(shared.clone(), pod.clone(), tcp, peer, coming));
             }));
         }
         for listener in to_pod {
@@ -126,17 +127,21 @@ impl DataPlane {
                 if shared.walks.meets(&tcp, peer) {
                     return; // This node asks whether there is a way, and nothing else.
                 }
-                tokio::spawn(inbound::serve(shared.clone(), pod.clone(), tcp));
+                let coming = shared.live.coming();
+                tokio::spawn(inbound::serve(shared.clone(), pod.clone(), tcp, coming));
             }));
         }
         Ok(())
     }
 
     fn accept(&self, run: impl Future<Output = ()> + Send + 'static) {
-        let mut accepting = self.shared.accepting.subscribe();
+        let shared = Arc::clone(&self.shared);
         self.runtime.spawn(async move {
-            // Without a sender there is nothing to wait for.
+            let mut accepting = shared.accepting.subscribe();
+            // The sender is there as long as this is.
             let _ = accepting.wait_for(|accepting| *accepting).await;
+            // A drain waits for what is in the queue when the listener ends.
+            let _coming = (!*shared.draining.borrow()).then(|| shared.live.coming());
             run.await;
         });
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::detect::{Sniff, sniff};
 use crate::l4;
 use crate::labels::{self, Parties, Sides};
-use crate::live::{Direction, State};
+use crate::live::{Coming, Direction, State};
 use crate::outbound::OVER_BOUND;
 use crate::plaintext::Plain;
 use crate::reach::HBONE_PORT;
@@ -92,7 +92,7 @@ impl Receiver {
 }
 
 /// Serves one connection at a pod's inbound listener.
-pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
+pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, coming: Coming) {
     let Ok((local, peer)) = l4::addresses(&tcp) else {
         return; // It was gone before it could be looked at.
     };
@@ -101,6 +101,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) {
     let inbound = pod.inbound(&snapshot).cloned();
     let parties = receiver.parties(&snapshot, inbound.as_deref(), peer, None, local.port());
     let entry = shared.live.add(Direction::Inbound, &pod.id, peer, local, None);
+    drop(coming);
     let mut report = TcpReport::new(&shared, entry, parties, peer, local);
     let refuse = |tcp, mut report: TcpReport, class, reason: String| {
         report.verdict = Verdict::refused(class, reason);
@@ -241,5 +242,6 @@ pub(crate) async fn mesh(
 /// What a connection costs while it is carried, in the task that carries it.
 #[cfg(test)]
 pub(crate) fn future_size(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream) -> usize {
-    std::mem::size_of_val(&serve(shared, pod, tcp))
+    let coming = shared.live.coming();
+    std::mem::size_of_val(&serve(shared, pod, tcp, coming))
 }

@@ -246,7 +246,21 @@ pub(crate) struct Registry {
     next: AtomicU64,
     shards: [Mutex<HashMap<u64, Arc<Live>>>; SHARDS],
     count: AtomicUsize,
+    /// Those that are on their way into the table.
+    coming: AtomicUsize,
     empty: Notify,
+}
+
+/// A connection that has been accepted, or a listener that may yet accept one. It is let go once
+/// the connection is in the table.
+pub(crate) struct Coming(Arc<Registry>);
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        if self.0.coming.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.empty.notify_waiters();
+        }
+    }
 }
 
 /// A place in the registry; dropping it removes the connection.
@@ -317,6 +331,12 @@ impl Registry {
         Entry { registry: Arc::clone(self), live }
     }
 
+    /// Somebody is on the way: there is no end before it has come.
+    pub(crate) fn coming(self: &Arc<Self>) -> Coming {
+        self.coming.fetch_add(1, Ordering::AcqRel);
+        Coming(Arc::clone(self))
+    }
+
     /// Calls `f` for each. Copies a shard at a time, so that `f` runs without a lock.
     pub(crate) fn each(&self, mut f: impl FnMut(&Live)) {
         for shard in &self.shards {
@@ -336,13 +356,14 @@ impl Registry {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Waits until there is no connection.
+    /// Waits until there is no connection, and none on its way.
     pub(crate) async fn until_empty(&self) {
         loop {
             let emptied = self.empty.notified();
             tokio::pin!(emptied);
             emptied.as_mut().enable();
-            if self.count() == 0 {
+            // In this order: who is not coming any more is counted.
+            if self.coming.load(Ordering::Acquire) == 0 && self.count() == 0 {
                 return;
             }
             emptied.await;

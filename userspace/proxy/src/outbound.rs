@@ -18,7 +18,7 @@ use crate::first::{Opening, SILENCE, read_opening};
 use crate::http::server;
 use crate::l4::{self, Carried};
 use crate::labels::{self, Parties, Sides};
-use crate::live::{Direction, Entry};
+use crate::live::{Coming, Direction, Entry};
 use crate::reach::Caller;
 use crate::report::{TcpReport, Verdict};
 use crate::sock;
@@ -119,7 +119,13 @@ impl Outgoing {
 }
 
 /// Serves one connection at a pod's outbound listener.
-pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    coming: Coming,
+) {
     // An application with a port of its own may have reset this connection and begun another one
     // from there: then what is known of the source is where that one wants to go.
     if !sock::is_connected(&tcp) {
@@ -163,6 +169,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, pod: Arc<Pod>, tcp: TcpStream, pe
     let client = outgoing.caller.client_for(dst.0).0;
     let identity = Some(outgoing.caller.workload.identity.clone());
     let entry = shared.live.add(Direction::Outbound, &pod.id, client, dst.0, identity);
+    drop(coming);
     let mut report = TcpReport::new(&shared, entry, outgoing.parties(&snapshot), client, dst.0);
     if let Err(miss) = taken {
         shared.counters.flow_miss.inc();
@@ -265,5 +272,6 @@ pub(crate) fn future_size(
     tcp: TcpStream,
     peer: SocketAddr,
 ) -> usize {
-    std::mem::size_of_val(&serve(shared, pod, tcp, peer))
+    let coming = shared.live.coming();
+    std::mem::size_of_val(&serve(shared, pod, tcp, peer, coming))
 }

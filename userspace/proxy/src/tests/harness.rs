@@ -129,6 +129,16 @@ impl TestPod {
         socket.connect(self.capture.unwrap()).await
     }
 
+    /// The same, without a word to the runtime: nobody accepts meanwhile.
+    pub(super) fn connect_unnoticed(&self, to: SocketAddr) -> io::Result<std::net::TcpStream> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(self.ip, 0).into())?;
+        let local = socket.local_addr()?.as_socket().unwrap();
+        self.port.flows.lock().unwrap().insert(local, to);
+        socket.connect(&self.capture.unwrap().into())?;
+        Ok(socket.into())
+    }
+
     /// Captured connections that nobody has taken yet.
     pub(super) fn untaken(&self) -> usize {
         self.port.flows.lock().unwrap().len()
@@ -365,7 +375,8 @@ impl World {
                 let _ = stream.set_nodelay(true);
                 if captured && peer.ip() != DELIVERY {
                     let pod = shared.pod(&id).unwrap();
-                    tokio::spawn(inbound::serve(Arc::clone(&shared), pod, stream));
+                    let coming = shared.live.coming();
+                    tokio::spawn(inbound::serve(Arc::clone(&shared), pod, stream, coming));
                     continue;
                 }
                 let client = fake.clients.lock().unwrap().remove(&peer);

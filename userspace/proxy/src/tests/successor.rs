@@ -7,10 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::harness::{World, soon};
+use super::l4::echo;
 use crate::outbound::SUCCESSOR;
 use crate::sock;
 
-/// Two addresses outside of the mesh that tell what came over each connection.
+/// An address outside of the mesh that tells what came over each connection.
 async fn listening(
     world: &mut World,
     name: &str,
@@ -28,6 +29,24 @@ async fn listening(
         })
         .await;
     (addr, hears)
+}
+
+/// What waits in the queue when a drain begins has its time, as what was accepted before.
+#[tokio::test]
+async fn a_drain_waits_for_what_the_kernel_has_accepted() {
+    let mut world = World::new(1);
+    let client = world.pod(0, "client", PeerWire::Native).await;
+    let server = world.pod(0, "server", PeerWire::Plain).await;
+    let addr = world.listen(&server, echo).await;
+    world.publish().await;
+    let mut queued = client.connect_unnoticed(addr).unwrap();
+    std::io::Write::write_all(&mut queued, b"hello").unwrap();
+    queued.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(world.nodes[0].plane.drain(Duration::from_secs(10)).await, 0);
+    queued.set_nonblocking(true).unwrap();
+    let mut got = String::new();
+    std::io::Read::read_to_string(&mut queued, &mut got).unwrap();
+    assert!(got.ends_with(" hello"), "{got}");
 }
 
 #[tokio::test]

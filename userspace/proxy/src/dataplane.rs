@@ -3,13 +3,14 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use fairlead_config::model::LocalPod;
 use fairlead_config::{SnapshotHandle, Subscription};
 use fairlead_telemetry::Telemetry;
 use fairlead_types::{PodSockets, WorkloadId};
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -27,6 +28,9 @@ use crate::{accept, inbound, outbound, reach};
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long connections that were cut get to say so.
 const FORCED: Duration = Duration::from_millis(500);
+/// How long the listeners of a pod that is replaced go on beside those that replace them: clients may
+/// be half-way to them, and would be reset.
+pub(crate) const REPLACED: Duration = Duration::from_secs(2);
 
 /// Bounds of the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +63,14 @@ pub struct Deps {
 /// that are open go on.
 pub struct DataPlane {
     pub(crate) shared: Arc<Shared>,
+    /// Pods that are served no more, as long as connections of theirs go on.
+    parted: Parted,
     runtime: Handle,
     housekeeping: [JoinHandle<()>; 2],
     _subscription: Subscription,
 }
+
+type Parted = Arc<Mutex<Vec<Weak<Pod>>>>;
 
 impl DataPlane {
     /// A data plane without pods. Has to be called within the tokio runtime that is to carry it.
@@ -74,15 +82,25 @@ impl DataPlane {
         let subscription = snapshots.subscribe(move |_| notify.notify_one());
         let shared = Arc::new(Shared::new(snapshots, transport, telemetry, settings));
         let (following, sweeping) = (Arc::clone(&shared), Arc::clone(&shared));
+        let parted = Parted::default();
+        let sweeping_parted = Arc::clone(&parted);
         let housekeeping = [
             tokio::spawn(keep_doing("following policy", move || {
                 // Also when it is begun anew: a change may have gone by meanwhile.
                 changed.notify_one();
                 follow_policy(Arc::clone(&following), Arc::clone(&changed))
             })),
-            tokio::spawn(keep_doing("sweeping", move || sweep(Arc::clone(&sweeping)))),
+            tokio::spawn(keep_doing("sweeping", move || {
+                sweep(Arc::clone(&sweeping), Arc::clone(&sweeping_parted))
+            })),
         ];
-        Self { shared, runtime: Handle::current(), housekeeping, _subscription: subscription }
+        Self {
+            shared,
+            parted,
+            runtime: Handle::current(),
+            housekeeping,
+            _subscription: subscription,
+        }
     }
 
     /// Has `who` asked about destinations that the snapshot does not know. Counts once, at the
@@ -92,7 +110,7 @@ impl DataPlane {
     }
 
     /// Takes over the listeners of a pod. A pod of the same name that was added before is
-    /// replaced: its accept loops end.
+    /// replaced: its accept loops end soon.
     ///
     /// # Errors
     /// A listener could not be registered with the event loop.
@@ -110,7 +128,11 @@ impl DataPlane {
         let (from_pod, to_pod) = (listeners(sockets.outbound)?, listeners(sockets.inbound)?);
         let pod = Arc::new(Pod::new(&local, sockets.port, &sockets.ips, sockets.given));
         if let Some(replaced) = self.shared.insert(Arc::clone(&pod)) {
-            replaced.stop.send_replace(true);
+            self.part(&replaced);
+            self.runtime.spawn(async move {
+                tokio::time::sleep(REPLACED).await;
+                replaced.stop.send_replace(true);
+            });
         }
         for listener in from_pod {
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
@@ -163,10 +185,23 @@ impl DataPlane {
     pub fn remove_pod(&self, id: &WorkloadId) -> bool {
         let Some(pod) = self.shared.remove(id) else { return false };
         pod.stop.send_replace(true);
-        pod.pool.clear();
+        self.part(&pod);
         let left: HashSet<_> = self.shared.pods().iter().map(|p| p.port.cookie()).collect();
         self.shared.transport.retain(&left);
         true
+    }
+
+    /// Ends all accept loops.
+    fn stop(&self) {
+        for pod in self.shared.pods().into_iter().chain(still_there(&self.parted)) {
+            pod.stop.send_replace(true);
+        }
+    }
+
+    /// Closes the HTTP connections of a pod that wait. Those that are in use wait again afterwards.
+    fn part(&self, pod: &Arc<Pod>) {
+        pod.pool.clear();
+        self.parted.lock().push(Arc::downgrade(pod));
     }
 
     /// The pods that are being served.
@@ -186,9 +221,7 @@ impl DataPlane {
     /// connections had to be cut.
     pub async fn drain(&self, deadline: Duration) -> usize {
         let until = Instant::now() + deadline;
-        for pod in self.shared.pods() {
-            pod.stop.send_replace(true);
-        }
+        self.stop();
         self.shared.draining.send_replace(true);
         let transport = Arc::clone(&self.shared.transport);
         let (_, _) = tokio::join!(
@@ -206,9 +239,7 @@ impl DataPlane {
 
 impl Drop for DataPlane {
     fn drop(&mut self) {
-        for pod in self.shared.pods() {
-            pod.stop.send_replace(true);
-        }
+        self.stop();
         self.housekeeping.iter().for_each(JoinHandle::abort);
     }
 }
@@ -234,12 +265,19 @@ async fn follow_policy(shared: Arc<Shared>, changed: Arc<Notify>) {
     }
 }
 
-async fn sweep(shared: Arc<Shared>) {
+/// Those that have connections; the others are forgotten.
+fn still_there(parted: &Parted) -> Vec<Arc<Pod>> {
+    let mut parted = parted.lock();
+    parted.retain(|pod| pod.strong_count() > 0);
+    parted.iter().filter_map(Weak::upgrade).collect()
+}
+
+async fn sweep(shared: Arc<Shared>, parted: Parted) {
     loop {
         tokio::time::sleep(SWEEP).await;
         shared.live.each(crate::live::Live::publish);
         let now = Instant::now();
-        for pod in shared.pods() {
+        for pod in shared.pods().into_iter().chain(still_there(&parted)) {
             pod.pool.sweep(now);
         }
     }

@@ -348,6 +348,22 @@ impl World {
         TestPod { workload, ip, node, port, capture }
     }
 
+    /// Enrols a pod anew, with other listeners; where those before are.
+    pub(super) fn replace(&self, pod: &mut TestPod) -> SocketAddr {
+        let listener = std::net::TcpListener::bind((pod.ip, 0)).unwrap();
+        let before = pod.capture.replace(listener.local_addr().unwrap()).unwrap();
+        let sockets = PodSockets {
+            outbound: vec![listener],
+            inbound: Vec::new(),
+            port: Arc::<FakePort>::clone(&pod.port),
+            ips: Vec::new(),
+            given: Vec::new(),
+        };
+        let (_, local) = &self.local[&pod.workload.id];
+        self.nodes[pod.node].plane.add_pod(Arc::clone(local), sockets).unwrap();
+        before
+    }
+
     /// Listens as the application of `pod`; what comes from elsewhere is steered to the data
     /// plane where the pod is enrolled. `app` gets each connection with the client's address.
     pub(super) async fn listen<F, R>(&self, pod: &TestPod, app: F) -> SocketAddr

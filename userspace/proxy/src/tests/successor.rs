@@ -1,13 +1,18 @@
-//! Connections that are dead before their turn comes, and those that follow them from one source.
+//! What follows something else: a connection on another from one source, the end of a daemon on
+//! what waits, a pod on one of its name.
 
 use std::time::Duration;
 
 use fairlead_config::model::PeerWire;
+use fairlead_types::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::harness::{World, soon};
+use super::http1::response;
 use super::l4::echo;
+use crate::dataplane::REPLACED;
 use crate::outbound::SUCCESSOR;
 use crate::sock;
 
@@ -83,4 +88,42 @@ async fn what_was_sent_before_a_reset_does_not_go_where_the_next_connection_goes
     while client.untaken() > 0 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_pod_that_is_replaced_ends_in_an_orderly_way() {
+    let mut world = World::new(1);
+    let mut client = world.pod(0, "client", PeerWire::Native).await;
+    let server = world.pod(0, "server", PeerWire::Plain).await;
+    let (told, mut closed) = mpsc::unbounded_channel();
+    let answers = move |mut stream: TcpStream, _| {
+        let told = told.clone();
+        async move {
+            let mut buf = [0; 4096];
+            while stream.read(&mut buf).await.is_ok_and(|n| n > 0) {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                stream.write_all(answer).await.unwrap();
+            }
+            let _ = told.send(());
+        }
+    };
+    let addr = world.listen(&server, answers).await;
+    let (vip, _) = world.service("web", AppProtocol::Http, &[(&server, addr)]);
+    world.publish().await;
+    let mut held = client.connect(vip).await.unwrap();
+    held.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.unwrap();
+    assert_eq!(soon(response(&mut held)).await.1, "ok");
+
+    let before = world.replace(&mut client);
+    // Its connection that waits for a next request is closed, although its client is there.
+    soon(closed.recv()).await.unwrap();
+    // Who is half-way to the listeners of before is not reset.
+    let late = TcpStream::connect(before).await.expect("a listener that goes on");
+    drop(late);
+    tokio::time::pause();
+    tokio::time::advance(REPLACED + Duration::from_secs(1)).await;
+    while TcpStream::connect(before).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(client.connect(vip).await.is_ok());
 }

@@ -16,8 +16,8 @@ use http::{Request, Response, StatusCode};
 
 use super::error::TransportError;
 use super::meta;
-use super::outbound::upload_body;
 use super::stream::Tunnel;
+use super::upload::upload_body;
 use crate::body::Body;
 
 /// The pod that an inbound connection is for.

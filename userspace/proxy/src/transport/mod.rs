@@ -24,6 +24,7 @@ mod round;
 mod server;
 mod session;
 mod stream;
+mod upload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

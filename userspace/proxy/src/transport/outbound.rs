@@ -3,17 +3,15 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead_identity::IdentityStore;
 use fairlead_types::{NetnsCookie, SpiffeId};
 use h2::client::ResponseFuture;
-use h2::{Reason, RecvStream, SendStream, ext::Protocol};
+use h2::{RecvStream, SendStream, ext::Protocol};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, uri};
 use http_body::Body as _;
@@ -26,7 +24,8 @@ use super::meta::{self, StreamMeta};
 use super::pool::{Pool, SessionInfo};
 use super::server::Handshakes;
 use super::session::Place;
-use super::stream::{AbortOnDrop, StreamBody, Tunnel, poll_send};
+use super::stream::{AbortOnDrop, StreamBody, Tunnel};
+use super::upload::{await_continue, upload_body};
 use super::{Target, Wire, limits};
 use crate::body::Body;
 use crate::housekeeping::keep_doing;
@@ -389,71 +388,4 @@ fn authority(text: &str) -> Result<Uri, TransportError> {
     let mut parts = uri::Parts::default();
     parts.authority = text.parse().ok();
     Uri::from_parts(parts).map_err(|_| TransportError::Request("its destination is no address"))
-}
-
-/// Waits until the destination wants the body, or has answered without it.
-async fn await_continue(response: &mut ResponseFuture) {
-    poll_fn(|cx| match response.poll_informational(cx) {
-        Poll::Ready(Some(Ok(informational))) if informational.status() != StatusCode::CONTINUE => {
-            // 102 and 103 are not passed on; the next one may be the 100.
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => Poll::Pending,
-    })
-    .await;
-}
-
-/// Sends a body to its end, at the pace that the other side allows.
-pub(super) async fn upload_body(
-    mut send: SendStream<Bytes>,
-    mut body: Body,
-    wanted: Option<oneshot::Receiver<()>>,
-) {
-    if let Some(wanted) = wanted
-        && wanted.await.is_err()
-    {
-        send.send_reset(Reason::CANCEL);
-        return;
-    }
-    loop {
-        // The other side may lose interest while this side waits for its application.
-        let frame = poll_fn(|cx| {
-            if send.poll_reset(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            Pin::new(&mut body).poll_frame(cx).map(Some)
-        })
-        .await;
-        match frame {
-            None => return,
-            Some(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) if data.is_empty() => {}
-                Ok(mut data) => {
-                    let last = body.is_end_stream();
-                    let sent = poll_fn(|cx| poll_send(&mut send, cx, &mut data, last)).await;
-                    if last || sent.is_err() {
-                        return;
-                    }
-                }
-                Err(frame) => {
-                    if let Ok(mut trailers) = frame.into_trailers() {
-                        meta::strip(&mut trailers);
-                        let _ = send.send_trailers(trailers);
-                        return;
-                    }
-                }
-            },
-            Some(Some(Err(error))) => {
-                tracing::debug!(%error, "body broken off; resetting its stream");
-                send.send_reset(Reason::CANCEL);
-                return;
-            }
-            Some(None) => {
-                let _ = send.send_data(Bytes::new(), true);
-                return;
-            }
-        }
-    }
 }

@@ -5,16 +5,18 @@
 mod by_hand;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use fairlead_tests::cluster::{Cluster, ClusterOptions, app_pod, image};
+use fairlead_tests::cluster::{Cluster, ClusterOptions, Component, app_pod, image};
 use fairlead_tests::eventually;
 
 const SYSTEM: &str = "fairlead-system";
 const READY: Duration = Duration::from_secs(120);
 /// How long something is watched that must not happen.
 const WATCHED: Duration = Duration::from_secs(20);
+/// How long a pod is called whose object has gone.
+const OUTLIVED: Duration = Duration::from_secs(6);
 const CONFLIST: &str = "/etc/cni/net.d/10-cluster.conflist";
 
 /// A namespace of the mesh that takes mTLS only.
@@ -249,6 +251,8 @@ fn running_pods_join_and_leave_and_probes_pass() -> Result<()> {
         Ok((status(&cluster, ("default", "outside"), ("plain", "b"))? == 0).then_some(()))
     })?;
 
+    outlives_its_object(&cluster)?;
+
     // A daemon that dies; the next one finds the pods by their processes.
     cluster.kubectl(&[
         "delete",
@@ -303,6 +307,54 @@ fn running_pods_join_and_leave_and_probes_pass() -> Result<()> {
     let status = &pod["status"]["containerStatuses"][0];
     ensure!(status["restartCount"] == 0 && status["ready"] == true, "{status}");
     Ok(())
+}
+
+/// A pod whose object is deleted by force while its node's kubelet is away: its processes go on, and
+/// nobody from outside the mesh gets past STRICT.
+fn outlives_its_object(cluster: &Cluster) -> Result<()> {
+    let args = ["echo", "--name", "outliving", "--http", "8080"];
+    cluster.apply(&app_pod("outliving", "plain", &cluster.node_name(1), &args))?;
+    ready(cluster, "outliving", "plain")?;
+    let ip = cluster.pod_ip("plain", "outliving")?;
+    let (pod, outside) = (process(cluster, "outliving")?, process(cluster, "outside")?);
+    ensure!(!pod.is_empty() && !outside.is_empty(), "{pod:?}, {outside:?}");
+    // Without kubelet there is no `kubectl exec`.
+    let answer = |of: &str| {
+        let script = "exec 3<>/dev/tcp/$0/8080 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && \
+                      timeout 3 head -n1 <&3";
+        let within = ["nsenter", &format!("--net=/proc/{of}/ns/net"), "bash", "-c", script, &ip];
+        cluster.on_node(1, &within).unwrap_or_default()
+    };
+    ensure!(answer(&pod).contains("200"), "its own loopback: {}", answer(&pod));
+    ensure!(answer(&outside).is_empty(), "STRICT: {}", answer(&outside));
+    cluster.kill(Component::Kubelet(1))?;
+    cluster.kubectl(&[
+        "delete",
+        "pod",
+        "-n",
+        "plain",
+        "outliving",
+        "--force",
+        "--grace-period=0",
+    ])?;
+    let (mut asked, start) = (0, Instant::now());
+    while start.elapsed() < OUTLIVED {
+        let said = answer(&outside);
+        ensure!(said.is_empty(), "{said} in plaintext, {:?} after it was deleted", start.elapsed());
+        asked += 1;
+    }
+    ensure!(process(cluster, "outliving")? == pod, "it has ended: nothing was shown");
+    eprintln!("{asked} connections from outside to a pod without its object: none passed");
+    cluster.start(Component::Kubelet(1))?;
+    cluster.wait_for_nodes()?;
+    eventually("its end", READY, || Ok(process(cluster, "outliving")?.is_empty().then_some(())))
+}
+
+/// The process of an echo server on node 1, by its name there.
+fn process(cluster: &Cluster, name: &str) -> Result<String> {
+    let find = "for dir in /proc/[0-9]*; do grep -sqz \"^$0$\" $dir/cmdline && \
+                grep -sqz '^echo$' $dir/cmdline && basename $dir; done; true";
+    Ok(cluster.on_node(1, &["sh", "-c", find, name])?.trim().to_owned())
 }
 
 /// A pod of the echo server on 8080 to 8083 with more in its metadata, spec and ports.

@@ -84,7 +84,7 @@ fn tcp_routes_by_port_weight_and_source() -> Result<()> {
 ";
     v.mesh.apply("routes", &virtual_service(routes))?;
     for _ in 0..5 {
-        let sent = v.client.send("server:3306", "", &["--server-first", "--quiet-ms", "10000"])?;
+        let sent = v.client.send("server:3306", "", &["--server-first", "--quiet-ms", "200"])?;
         ensure!(sent.greeting("version") == "v2", "{}", sent.0);
     }
     let load = v.client.load("tcp://server:9000", &["-n", "1000", "-c", "8"])?;

@@ -99,7 +99,7 @@ fn servers_that_speak_first_do_not_wait() -> Result<()> {
     for (who, to) in [(&outside, pod.as_str()), (&client, pod.as_str()), (&client, "server:3306")] {
         let mut took = Vec::new();
         for _ in 0..5 {
-            let sent = who.send(to, "", &["--server-first", "--quiet-ms", "10000"])?;
+            let sent = who.send(to, "", &["--server-first", "--quiet-ms", "200"])?;
             ensure!(sent.received().starts_with("220 banner"), "{} to {to}: {}", who.name, sent.0);
             took.push(sent.first_byte_ms().unwrap_or(f64::MAX));
         }

@@ -7,6 +7,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
+/// How long is waited at least for what has to come: the words of a server that speaks first, and the
+/// end of one that is told that there is nothing more.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Arguments of `send`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -102,7 +106,7 @@ async fn exchange(
     let mut buf = vec![0; 64 * 1024];
     let mut end = None;
     if args.server_first {
-        end = read(&mut stream, &mut buf, quiet, &mut received).await;
+        end = read(&mut stream, &mut buf, quiet.max(PATIENCE), &mut received).await;
         first_byte_ms = (!received.is_empty()).then(|| start.elapsed().as_secs_f64() * 1e3);
     }
     if end.is_none() {
@@ -121,7 +125,7 @@ async fn exchange(
     if args.half_close {
         stream.shutdown().await.ok();
         // Whoever is told that there is nothing more has to end by itself.
-        quiet = quiet.max(Duration::from_secs(10));
+        quiet = quiet.max(PATIENCE);
     }
     // What was received before an error of the sending side is of interest too.
     loop {

@@ -2,10 +2,9 @@
 //! within 100 ms, and `fairlead validate` says the same.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -156,52 +155,63 @@ fn every_way_of_saving_is_in_force_within_a_tenth_of_a_second() -> Result<()> {
 #[test]
 fn a_policy_that_is_being_saved_stays_in_force() -> Result<()> {
     let p = pair()?;
-    let policy = |round: usize| {
+    let policy = |round: &str| {
         format!(
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: deny\n  namespace: default\n  annotations: {{round: \"{round}\"}}\nspec:\n  action: DENY\n  rules: [{{}}]\n"
         )
     };
-    p.mesh.apply("deny", &policy(0))?;
+    p.mesh.apply("deny", &policy("0"))?;
     let denied = || Ok((p.client.get("http://server/", &[])?.status() == 403).then_some(()));
     eventually("the policy to be in force", Duration::from_secs(10), denied)?;
     let file = p.mesh.node(1).config().join("deny.yaml");
-    let (done, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| -> Result<()> {
-        let writer = scope.spawn(|| -> Result<()> {
-            for round in 1..=5_000_usize {
-                if round > 300 && asked.load(Ordering::Relaxed) >= 2000 {
-                    break;
-                }
-                let text = policy(round);
-                let (head, tail) = text.as_bytes().split_at(text.len() / 2);
-                let mut open = fs::File::create(&file)?;
-                let pause = Duration::from_millis([0, 1, 4, 12, 30][round % 5]);
-                std::thread::sleep(pause);
-                open.write_all(head)?;
-                std::thread::sleep(pause);
-                open.write_all(tail)?;
-                drop(open);
-                if round % 8 == 0 {
-                    std::thread::sleep(Duration::from_millis(40));
-                }
-            }
-            done.store(true, Ordering::Release);
-            Ok(())
-        });
-        while !done.load(Ordering::Acquire) && !writer.is_finished() {
-            let load = p.client.load("http://server/", &["-n", "500", "-c", "2"])?;
-            let loads = asked.fetch_add(500, Ordering::Relaxed) / 500;
-            ensure!(
-                load.status(403) == 500,
-                "a request has passed, after {loads} loads: {}",
-                load.0
-            );
+    let enough = p.mesh.dir().join("enough");
+    // A process of its own: what this one starts meanwhile would hold the file for a moment, which is
+    // closed later then than it is opened for the next round.
+    let mut writer = Command::new("bash")
+        .args(["-c", WRITER])
+        .args([policy("ROUND"), file.display().to_string(), enough.display().to_string()])
+        .spawn()?;
+    let mut asked = 0;
+    let outcome = loop {
+        if writer.try_wait()?.is_some() {
+            break Ok(());
         }
-        let asked = asked.load(Ordering::Relaxed);
-        ensure!(asked >= 2000, "only {asked} requests were made meanwhile");
-        writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))?
-    })
+        let load = p.client.load("http://server/", &["-n", "500", "-c", "2"])?;
+        if load.status(403) != 500 {
+            break Err(anyhow::anyhow!("a request has passed, after {asked}: {}", load.0));
+        }
+        asked += 500;
+        if asked >= 2000 {
+            fs::write(&enough, "")?;
+        }
+    };
+    if outcome.is_err() {
+        writer.kill()?;
+    }
+    let ended = writer.wait()?;
+    outcome?;
+    ensure!(ended.success() && asked >= 2000, "{ended}, {asked} requests");
+    Ok(())
 }
+
+/// Saves the text `$0` as `$1` in place and in two pieces, 300 times and until `$2` is there.
+const WRITER: &str = r#"
+pause() { [ "$1" = 0 ] || sleep "$1"; }
+pauses=(0 0.001 0.004 0.012 0.03)
+for ((round = 1; round <= 5000; round++)); do
+    [ "$round" -gt 300 ] && [ -e "$2" ] && exit 0
+    text=${0//ROUND/$round}
+    half=$((${#text} / 2))
+    exec 3>"$1"
+    pause "${pauses[round % 5]}"
+    printf '%s' "${text:0:half}" >&3
+    pause "${pauses[round % 5]}"
+    printf '%s' "${text:half}" >&3
+    exec 3>&-
+    [ $((round % 8)) = 0 ] && pause 0.04
+done
+exit 1
+"#;
 
 #[test]
 fn the_cli_says_the_same_before_anything_is_saved() -> Result<()> {
